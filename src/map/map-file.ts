@@ -1,0 +1,291 @@
+/**
+ * The overwrite map on disk: paged, checksummed, safe against a crash at any moment, and as cheap to
+ * commit as what changed.
+ *
+ * Durable truth = the newest checkpoint (directory + page slots + side area) + the log records after it.
+ *
+ *   append      one record behind the last, then sync. That is a commit, or an intent mark.
+ *   checkpoint  changed pages into their unused slots, side area and directory into their unused copies,
+ *               sync; then the unused superblock with the next generation, sync. From then on the log is
+ *               empty: its old records belong to an older generation.
+ *
+ * Nothing a valid superblock points to is ever overwritten, so a crash leaves the checkpoint before or
+ * the one after, whole. Both superblocks are always valid (a sector is written whole or not at all), so
+ * an invalid one is damage: falling back silently would bring an old map to life.
+ *
+ * The file is never mapped shared; it is written by these two calls only. A failed write or sync is
+ * final: the caller stops writing and drops to read-only mode. Calls are serialised here, and what a
+ * record says is asked for when its turn comes (`build`), so records are in the order of decisions.
+ */
+import {assert} from '../base/assert.js';
+import {crc32c} from '../base/crc32c.js';
+import {BlockError} from '../base/errors.js';
+import {Mutex} from '../base/mutex.js';
+import {alignUp} from '../base/units.js';
+import type {Storage} from '../storage/storage.js';
+import {ABSENT} from './block-state.js';
+import {Geometry, type GeometryInput, geometryProblem, PAGE_BYTES} from './geometry.js';
+import {
+  type Copy, decodeDirectoryEntry, decodeSide, decodeSuperblock, defaultLimits, DIRECTORY_ENTRY_BYTES,
+  directoryEntryOf, encodeDirectoryEntry, encodeSide, encodeSuperblock, KIND_SLOT_0, KIND_SLOT_1,
+  MapLayout, type MapLimits, other, type SideTables, type Superblock, SUPERBLOCK_BYTES,
+} from './map-layout.js';
+import {encodeRecord, type LogRecord, recordBytes, scanLog} from './map-log.js';
+import {MIXED, type OverwriteMap, type PageImage} from './overwrite-map.js';
+
+export {mapFileSize} from './map-layout.js';
+
+/** The state on disk contradicts itself: nothing was written, and nothing may be until a person looked. */
+export class DamagedStateError extends BlockError {
+  constructor(name: string, what: string) {
+    super('EIO', `the overwrite map in ${name} is damaged: ${what}`, {op: 'open', isPermanent: true});
+  }
+}
+
+/** A directory is written in pieces of this many bytes, only those that changed. */
+const DIRECTORY_PIECE_BYTES = 64 * 1024;
+
+export interface CheckpointContent extends SideTables {
+  pages: readonly PageImage[];
+  /** No write can follow before the next open. */
+  isClean: boolean;
+}
+
+/** What opening found beyond the directory. */
+export interface MapRecovery extends SideTables {
+  wasClean: boolean;
+  records: LogRecord[];
+}
+
+export class MapFile {
+  readonly geometry: Geometry;
+  readonly limits: MapLimits;
+  readonly #storage: Storage;
+  readonly #layout: MapLayout;
+  readonly #serial = new Mutex();
+  readonly #directory: Uint8Array;
+  /** For each copy of the directory, the pieces in which it lags behind #directory. */
+  readonly #stalePieces: readonly [Set<number>, Set<number>] = [new Set(), new Set()];
+  #superblock: Superblock;
+  #superblockCopy: Copy;
+  #sequence: number;
+  #logEnd: number;
+  /** Bytes of the log promised to commits that are under way. */
+  #reservedBytes = 0;
+
+  private constructor(storage: Storage, layout: MapLayout, found: Opened) {
+    this.geometry = layout.geometry;
+    this.limits = layout.limits;
+    this.#storage = storage;
+    this.#layout = layout;
+    this.#directory = found.directory;
+    this.#superblock = found.superblock;
+    this.#superblockCopy = found.copy;
+    this.#sequence = found.sequence;
+    this.#logEnd = found.logEnd;
+    for (let piece = 0; piece * DIRECTORY_PIECE_BYTES < layout.directoryBytes; piece++) {
+      this.#stalePieces[other(found.superblock.directory)].add(piece);
+    }
+  }
+
+  /** Writes the map of a volume whose blocks are all absent, durably. The storage may hold anything before. */
+  static async format(
+    storage: Storage, input: GeometryInput, wanted: Partial<MapLimits> = {},
+  ): Promise<void> {
+    const problem = geometryProblem(input);
+    if (problem !== undefined) throw new RangeError(problem);
+    const geometry = new Geometry(input);
+    const limits = defaultLimits(geometry, wanted);
+    const layout = new MapLayout(geometry, limits);
+    assert(storage.size >= layout.totalBytes, 'the map file has room for the map');
+    const directory = new Uint8Array(layout.directoryBytes);
+    for (let page = 0; page < geometry.pageCount; page++) {
+      const counts = [geometry.blocksIn(page), 0, 0, 0, 0];
+      encodeDirectoryEntry(directory, page, {kind: ABSENT, counts, crc: 0});
+    }
+    const side = encodeSide(geometry, {intents: [], masks: []});
+    await storage.zero(layout.logOffset, limits.logBytes);
+    await storage.write(layout.directoryOffset(0), directory);
+    await storage.write(layout.sideOffset(0), side);
+    await storage.sync();
+    const superblock: Superblock = {
+      geometry: input, limits, generation: 1, sequence: 0, directory: 0, side: 0, isClean: true,
+      directoryCrc: crc32c(directory), sideCrc: crc32c(side), sideLength: side.length,
+    };
+    await storage.write(layout.superblockOffset(0), encodeSuperblock(superblock));
+    await storage.write(layout.superblockOffset(1), encodeSuperblock({...superblock, generation: 0}));
+    await storage.sync();
+  }
+
+  /** Reads and checks everything but the page slots; writes nothing. Throws {@link DamagedStateError}. */
+  static async open(storage: Storage): Promise<{file: MapFile; recovery: MapRecovery}> {
+    const damaged = (what: string): never => {
+      throw new DamagedStateError(storage.name, what);
+    };
+    const {superblock, copy} = await readSuperblocks(storage, damaged);
+    const problem = geometryProblem(superblock.geometry);
+    if (problem !== undefined) damaged(problem);
+    const geometry = new Geometry(superblock.geometry);
+    const layout = new MapLayout(geometry, superblock.limits);
+    if (storage.size < layout.totalBytes) damaged(`it ends at ${storage.size} of ${layout.totalBytes} bytes`);
+    const directory = new Uint8Array(layout.directoryBytes);
+    const log = new Uint8Array(superblock.limits.logBytes);
+    if (superblock.sideLength > layout.sideBytes) damaged('its side area is longer than its place');
+    const side = new Uint8Array(superblock.sideLength);
+    await Promise.all([
+      storage.read(layout.directoryOffset(superblock.directory), directory),
+      storage.read(layout.logOffset, log),
+      storage.read(layout.sideOffset(superblock.side), side),
+    ]);
+    if (crc32c(directory) !== superblock.directoryCrc) damaged("its directory's checksum is wrong");
+    if (crc32c(side) !== superblock.sideCrc) damaged("its side area's checksum is wrong");
+    const tables = decodeSide(geometry, side) ?? damaged('its side area says what cannot be');
+    const scan = scanLog(geometry, log, superblock.generation, superblock.sequence);
+    if (typeof scan === 'string') return damaged(scan);
+    const found = {superblock, copy, directory, sequence: scan.sequence, logEnd: scan.end};
+    const file = new MapFile(storage, layout, found);
+    return {file, recovery: {...tables, wasClean: superblock.isClean, records: scan.records}};
+  }
+
+  /** Tells the map in core what each page is; mixed pages are loaded later, as needed. */
+  fillDirectory(map: OverwriteMap): void {
+    for (let page = 0; page < this.geometry.pageCount; page++) {
+      const {kind, counts} = decodeDirectoryEntry(this.#directory, page);
+      const sum = counts.reduce((total, count) => total + count, 0);
+      const isKnown = kind < counts.length || kind === KIND_SLOT_0 || kind === KIND_SLOT_1;
+      if (!isKnown || sum !== this.geometry.blocksIn(page)) {
+        throw new DamagedStateError(this.#storage.name, `its directory entry ${page} says what cannot be`);
+      }
+      map.setPageFromDisk(page, kind < counts.length ? kind : MIXED, counts);
+    }
+  }
+
+  /** Reads a mixed page from its slot into the map. */
+  async loadPage(map: OverwriteMap, page: number): Promise<void> {
+    const {kind, crc} = decodeDirectoryEntry(this.#directory, page);
+    const entries = new Uint8Array(PAGE_BYTES);
+    await this.#storage.read(this.#layout.slotOffset(page, kind === KIND_SLOT_0 ? 0 : 1), entries);
+    if (map.isPageLoaded(page)) return;
+    if (crc32c(entries) !== crc || !map.loadPage(page, entries)) {
+      throw new DamagedStateError(this.#storage.name, `page ${page} of it has a wrong checksum`);
+    }
+  }
+
+  /** Takes room in the log for a record; false where a checkpoint must come first. */
+  tryReserve(record: LogRecord): boolean {
+    const bytes = recordBytes(this.geometry, record);
+    if (this.#logEnd + this.#reservedBytes + bytes > this.limits.logBytes) return false;
+    this.#reservedBytes += bytes;
+    return true;
+  }
+
+  /**
+   * Appends a record in room reserved for `reservedFor` and makes it durable. `build` gives the record when
+   * its turn comes; it may have shrunk by then, not grown.
+   */
+  append(reservedFor: LogRecord, build: () => LogRecord, isSynced = true): Promise<void> {
+    const reserved = recordBytes(this.geometry, reservedFor);
+    return this.#serial.run(async () => {
+      const sequence = this.#sequence + 1;
+      const bytes = encodeRecord(this.geometry, build(), this.#superblock.generation, sequence);
+      assert(bytes.length <= reserved, 'a record fits the room reserved for it');
+      const at = this.#logEnd;
+      this.#reservedBytes -= reserved;
+      this.#logEnd += bytes.length;
+      this.#sequence = sequence;
+      await this.#storage.write(this.#layout.logOffset + at, bytes);
+      const synced = this.#storage.sync();
+      if (isSynced) await synced;
+      else void synced.catch(() => undefined);
+    });
+  }
+
+  /**
+   * Writes a checkpoint that contains every record so far. `build` gives its content when its turn comes;
+   * the pages must be what they were when the store was last synced.
+   */
+  checkpoint(build: () => CheckpointContent): Promise<void> {
+    return this.#serial.run(async () => {
+      const {pages, isClean, intents, masks} = build();
+      const side = encodeSide(this.geometry, {intents, masks});
+      const next: Superblock = {
+        ...this.#superblock,
+        generation: this.#superblock.generation + 1,
+        sequence: this.#sequence,
+        directory: other(this.#superblock.directory),
+        side: other(this.#superblock.side),
+        isClean,
+        sideCrc: crc32c(side),
+        sideLength: side.length,
+      };
+      await Promise.all([
+        ...this.#writePages(pages),
+        this.#storage.write(this.#layout.sideOffset(next.side), side),
+      ]);
+      await this.#writeDirectory(next.directory);
+      next.directoryCrc = crc32c(this.#directory);
+      await this.#storage.sync();
+      const copy = other(this.#superblockCopy);
+      await this.#storage.write(this.#layout.superblockOffset(copy), encodeSuperblock(next));
+      await this.#storage.sync();
+      this.#superblock = next;
+      this.#superblockCopy = copy;
+      this.#logEnd = 0;
+    });
+  }
+
+  /** Puts mixed pages into their unused slots and all of them into the directory in core. */
+  #writePages(pages: readonly PageImage[]): Promise<void>[] {
+    const writes: Promise<void>[] = [];
+    for (const image of pages) {
+      const before = decodeDirectoryEntry(this.#directory, image.page);
+      const slot = before.kind === KIND_SLOT_0 ? 1 : 0;
+      encodeDirectoryEntry(this.#directory, image.page, directoryEntryOf(image, slot));
+      const piece = Math.floor((image.page * DIRECTORY_ENTRY_BYTES) / DIRECTORY_PIECE_BYTES);
+      this.#stalePieces.forEach((pieces) => pieces.add(piece));
+      if (image.entries === undefined) continue;
+      writes.push(this.#storage.write(this.#layout.slotOffset(image.page, slot), image.entries));
+    }
+    return writes;
+  }
+
+  async #writeDirectory(copy: Copy): Promise<void> {
+    const writes: Promise<void>[] = [];
+    for (const piece of this.#stalePieces[copy]) {
+      const start = piece * DIRECTORY_PIECE_BYTES;
+      const end = Math.min(start + DIRECTORY_PIECE_BYTES, this.#layout.directoryBytes);
+      const bytes = this.#directory.slice(start, end);
+      writes.push(this.#storage.write(this.#layout.directoryOffset(copy) + start, bytes));
+    }
+    this.#stalePieces[copy].clear();
+    await Promise.all(writes);
+  }
+}
+
+interface Opened {
+  superblock: Superblock;
+  copy: Copy;
+  directory: Uint8Array;
+  sequence: number;
+  logEnd: number;
+}
+
+async function readSuperblocks(
+  storage: Storage, damaged: (what: string) => never,
+): Promise<{superblock: Superblock; copy: Copy}> {
+  const sector = alignUp(SUPERBLOCK_BYTES, 512);
+  if (storage.size < 4096 + sector) damaged(`it has only ${storage.size} bytes`);
+  const found: Superblock[] = [];
+  for (const [copy, offset] of [0, 4096].entries()) {
+    const bytes = new Uint8Array(sector);
+    await storage.read(offset, bytes);
+    const superblock = decodeSuperblock(bytes);
+    if (typeof superblock === 'string') return damaged(`superblock ${copy}: ${superblock}`);
+    found.push(superblock);
+  }
+  const [first, second] = found as [Superblock, Superblock];
+  if (Math.abs(first.generation - second.generation) !== 1) damaged('its superblocks are not neighbours');
+  return first.generation > second.generation
+    ? {superblock: first, copy: 0}
+    : {superblock: second, copy: 1};
+}

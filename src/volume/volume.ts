@@ -1,0 +1,259 @@
+/**
+ * The restoring volume: a block device whose absent blocks come from a source while it is used.
+ *
+ *   reads   reader.ts    ┐                 ┌ fetcher.ts    fetch, join, install
+ *   writes  writer.ts    ├─▶ core.ts ◀─────┤ hydrator.ts   the rest, in the background
+ *   flushes committer.ts ┘   map, masks,   └ settler.ts    zeroes into the store
+ *                            locks, mode
+ *
+ * This file only puts them together, counts, and knows how a volume begins and ends. What is acknowledged
+ * when, and what is on disk then, is docs/DURABILITY.md.
+ */
+import type {Environment} from '../base/environment.js';
+import {BlockError} from '../base/errors.js';
+import {Signal} from '../base/signal.js';
+import type {BlockDevice} from '../device/block-device.js';
+import {type BlockState, stateName} from '../map/block-state.js';
+import type {GeometryInput} from '../map/geometry.js';
+import {IntentLog} from '../map/intent-log.js';
+import {MapFile} from '../map/map-file.js';
+import type {Source} from '../source/source.js';
+import type {Storage} from '../storage/storage.js';
+import {Committer} from './committer.js';
+import {VolumeCore} from './core.js';
+import {Fetcher} from './fetcher.js';
+import {type HydrationSettings, Hydrator} from './hydrator.js';
+import {MaskRelief} from './mask-relief.js';
+import {pictureOf} from './picture.js';
+import {Reader} from './reader.js';
+import {recoverMap} from './recovery.js';
+import type {VolumeMode, VolumeReport} from './report.js';
+import {tuningWith, type VolumeTuning} from './tuning.js';
+import {verifyCopied, type VerifyOptions, type VerifyReport} from './verify.js';
+import {Writer} from './writer.js';
+
+export {DamagedStateError, mapFileSize} from '../map/map-file.js';
+export type {VerifyOptions, VerifyReport} from './verify.js';
+export type {VolumeTuning} from './tuning.js';
+
+/** What a volume is made of. It owns all of them from create or open on, and close() closes them. */
+export interface VolumeParts {
+  /** At least as large as the volume. */
+  store: Storage;
+  /** At least mapFileSize() bytes. */
+  mapFile: Storage;
+  /** At least as large as the volume. */
+  source: Source;
+  environment: Environment;
+}
+
+export class Volume implements BlockDevice {
+  readonly #core: VolumeCore;
+  readonly #mapStorage: Storage;
+  readonly #committer: Committer;
+  readonly #fetcher: Fetcher;
+  readonly #reader: Reader;
+  readonly #writer: Writer;
+  readonly #hydrator: Hydrator;
+  readonly #relief: MaskRelief;
+  readonly #idle = new Signal();
+  readonly #periodic: Promise<void>;
+  #isClosing = false;
+
+  private constructor(core: VolumeCore, mapStorage: Storage) {
+    this.#core = core;
+    this.#mapStorage = mapStorage;
+    this.#committer = new Committer(core);
+    core.intents = new IntentLog({
+      environment: core.environment,
+      capacity: core.mapFile.limits.intentCountMax,
+      append: (regions) => this.#committer.appendIntents(regions),
+      needRoom: () => this.#committer.commitSoon(),
+    });
+    this.#fetcher = new Fetcher(core, () => this.#changed());
+    this.#relief = new MaskRelief(core, this.#fetcher);
+    this.#reader = new Reader(core, this.#fetcher);
+    this.#writer = new Writer(core, {
+      changed: () => this.#changed(),
+      masksFull: () => this.#relief.poke(),
+    });
+    this.#hydrator = new Hydrator(core, this.#fetcher, this.#committer);
+    this.#hydrator.start();
+    this.#periodic = this.#committer.runPeriodically();
+  }
+
+  /** Formats the map file for a volume whose blocks are all absent, durably, and opens it. */
+  static async create(
+    parts: VolumeParts, geometry: GeometryInput, tuning: Partial<VolumeTuning> = {},
+  ): Promise<Volume> {
+    await MapFile.format(parts.mapFile, geometry, tuningWith(tuning).map);
+    return Volume.open(parts, tuning);
+  }
+
+  /**
+   * Opens a volume after any stop, clean or not. Throws {@link DamagedStateError} where the map file
+   * contradicts itself; nothing has been written then.
+   */
+  static async open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+    const {environment, mapFile: mapStorage, source, store} = parts;
+    const {mapFile, map, masks} = await recoverMap(mapStorage, environment);
+    const {geometry} = mapFile;
+    for (const part of [store, source]) {
+      if (part.size >= geometry.size) continue;
+      const what = `${part.name} has ${part.size} bytes, the volume ${geometry.size}`;
+      throw new BlockError('EINVAL', what, {op: 'open', isPermanent: true});
+    }
+    await mapFile.checkpoint(() => ({
+      pages: map.takePageImages(), masks: masks.images(), intents: [], isClean: false,
+    }));
+    const core = new VolumeCore({
+      geometry, environment, tuning: tuningWith(tuning), store, source, mapFile, map, masks,
+    });
+    return new Volume(core, mapStorage);
+  }
+
+  get size(): number {
+    return this.#core.geometry.size;
+  }
+
+  /** Bytes of a block. */
+  get blockSize(): number {
+    return this.#core.geometry.blockSize;
+  }
+
+  get mode(): VolumeMode {
+    return this.#core.mode;
+  }
+
+  read(offset: number, buffer: Buffer): Promise<void> {
+    return this.#request(async () => {
+      this.#core.checkRange('read', offset, buffer.length);
+      this.#core.assertMode('read');
+      this.#core.counters.reads++;
+      this.#core.counters.readBytes += buffer.length;
+      await this.#reader.read(offset, buffer);
+    });
+  }
+
+  write(offset: number, buffer: Buffer, options: {fua?: boolean} = {}): Promise<void> {
+    return this.#request(async () => {
+      this.#core.checkRange('write', offset, buffer.length);
+      this.#core.counters.writes++;
+      this.#core.counters.writtenBytes += buffer.length;
+      await this.#writer.write(offset, buffer);
+      if (options.fua) await this.#committer.commit();
+    });
+  }
+
+  writeZeroes(offset: number, length: number, options: {fua?: boolean; mayTrim?: boolean} = {}): Promise<void> {
+    return this.#request(async () => {
+      this.#core.checkRange('writeZeroes', offset, length);
+      this.#core.counters.zeroings++;
+      await this.#writer.zero(offset, length);
+      if (options.fua) await this.#committer.commit();
+    });
+  }
+
+  /** The range reads zeroes afterwards, and is never fetched. */
+  discard(offset: number, length: number): Promise<void> {
+    return this.writeZeroes(offset, length);
+  }
+
+  flush(): Promise<void> {
+    return this.#request(async () => {
+      this.#core.counters.flushes++;
+      await this.#committer.commit();
+    });
+  }
+
+  /** Switches hydration, its rate included; takes effect at once. */
+  setHydration(settings: HydrationSettings): void {
+    this.#hydrator.set(settings);
+  }
+
+  /** Resolves once the store alone is the volume, or when the volume closes. */
+  whenHydrated(): Promise<void> {
+    return this.#hydrator.whenHydrated();
+  }
+
+  /** Compares every copied block with the source. */
+  verify(options: VerifyOptions = {}): Promise<VerifyReport> {
+    return verifyCopied(this.#core, options);
+  }
+
+  /** The state of the block that holds a byte. */
+  async stateAt(offset: number): Promise<BlockState> {
+    const block = this.#core.geometry.blockOf(offset);
+    await this.#core.ensureLoaded(block, block + 1);
+    return stateName(this.#core.map.get(block));
+  }
+
+  report(): VolumeReport {
+    const {counters, geometry, map, masks, mode, modeReason} = this.#core;
+    return {
+      size: geometry.size, blockSize: geometry.blockSize, mode, modeReason,
+      blocks: map.counts(),
+      isHydrated: this.#hydrator.isHydrated,
+      picture: pictureOf(map),
+      counters: {...counters},
+      hydration: this.#hydrator.report(),
+      lastCommitAt: this.#committer.lastCommitAt,
+      waitingForMasks: masks.waiters,
+    };
+  }
+
+  /** Asserts what must hold between any two steps; for tests. */
+  selfCheck(): void {
+    this.#core.selfCheck();
+  }
+
+  /**
+   * Ends the volume in order: the source is closed first, so that whoever waits for it is answered
+   * (ESHUTDOWN); requests and installs in progress end, remaining zeroes are put into the store where
+   * nothing else is missing, everything is committed, and store and map file are closed.
+   */
+  async close(): Promise<void> {
+    if (this.#isClosing) return;
+    this.#isClosing = true;
+    const {source, store} = this.#core;
+    const sourceClosed = source.close().catch(() => undefined);
+    while (this.#core.activeRequests > 0) await this.#idle.wait();
+    if (this.#core.mode === 'read-write') await this.#hydrator.settleAll().catch(() => undefined);
+    await this.#hydrator.stop();
+    await this.#relief.stop();
+    await this.#fetcher.drain();
+    await this.#periodic;
+    await sourceClosed;
+    try {
+      await this.#committer.finish();
+    } finally {
+      await Promise.allSettled([store.close(), this.#mapStorage.close()]);
+    }
+  }
+
+  /** For the laboratory: the daemon dies here. Nothing is written or decided any more. */
+  abandon(): void {
+    this.#isClosing = true;
+    this.#core.isAbandoned = true;
+    this.#core.degrade('failed', 'the daemon died');
+    void this.#hydrator.stop();
+  }
+
+  async #request(serve: () => Promise<void>): Promise<void> {
+    if (this.#isClosing) throw new BlockError('ESHUTDOWN', 'the volume is closing', {op: 'request'});
+    this.#core.enterRequest();
+    try {
+      await serve();
+    } finally {
+      this.#core.leaveRequest();
+      if (this.#core.activeRequests === 0 && this.#isClosing) this.#idle.fire();
+    }
+  }
+
+  #changed(): void {
+    const {map, tuning} = this.#core;
+    this.#hydrator.poke();
+    this.#relief.poke();
+    if (map.changedPageCount > tuning.checkpointPages) this.#committer.commitSoon();
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * Writes and zeroings (RD3): whole absent blocks are overwritten without a fetch, parts of absent blocks go
+ * into the store at once with their sectors in a mask (BX8), so no write waits for the source.
+ *
+ *   1. places for masks the write may need               before any lock: they come free by installs
+ *   2. lock its bytes, or whole blocks at zeroed edges   so that overlapping writes have one order (I6)
+ *   3. intent marks, where the map on disk may say copied    durable before the data (I11)
+ *   4. data into the store
+ *   5. states and masks                                      after the data (I2)
+ *
+ * A zeroed range takes no I/O at all: whole blocks change state and read zeroes from then on; the store
+ * gets its zeroes later (settle.ts). Its edges are written as zeroes.
+ */
+import {BlockError} from '../base/errors.js';
+import type {RangeHold} from '../base/range-lock.js';
+import {alignDown, SECTOR} from '../base/units.js';
+import {ABSENT, OVERWRITTEN, PARTIAL, stateRow, ZEROED} from '../map/block-state.js';
+import {REGION_BYTES} from '../map/geometry.js';
+import type {VolumeCore} from './core.js';
+
+/** Whole blocks of a byte range, and whether it begins or ends inside a block. */
+interface Cut {
+  /** Blocks the range touches: [first, last). */
+  first: number;
+  last: number;
+  /** Blocks it covers wholly: [wholeFirst, wholeLast), empty where wholeFirst >= wholeLast. */
+  wholeFirst: number;
+  wholeLast: number;
+  /** Blocks it covers in part: none, one or two. */
+  edges: number[];
+}
+
+export interface WriterEvents {
+  /** The map changed. */
+  changed: () => void;
+  /** A write waits for a place in the mask table. */
+  masksFull: () => void;
+}
+
+export class Writer {
+  readonly #core: VolumeCore;
+  readonly #events: WriterEvents;
+
+  constructor(core: VolumeCore, events: WriterEvents) {
+    this.#core = core;
+    this.#events = events;
+  }
+
+  /** In the kernel, and in the map in core, when it resolves; durable at the next commit. */
+  async write(offset: number, buffer: Buffer): Promise<void> {
+    this.#core.assertMode('write');
+    for (let done = 0; done < buffer.length; ) {
+      const at = offset + done;
+      const length = Math.min(buffer.length - done, alignDown(at, REGION_BYTES) + REGION_BYTES - at);
+      await this.#writePiece(at, buffer.subarray(done, done + length));
+      done += length;
+    }
+  }
+
+  /** Makes [offset, offset+length) read zeroes. Costs no I/O but at its edges. */
+  async zero(offset: number, length: number): Promise<void> {
+    this.#core.assertMode('write');
+    const {geometry, locks, map, masks} = this.#core;
+    const end = offset + length;
+    const {wholeFirst, wholeLast, edges} = this.#cut(offset, end);
+    for (const edge of edges) {
+      const start = Math.max(offset, geometry.offsetOf(edge));
+      const stop = Math.min(end, geometry.offsetOf(edge + 1));
+      await this.#zeroInBlock(edge, start, stop);
+    }
+    if (wholeFirst >= wholeLast) return;
+    await this.#core.ensureLoaded(wholeFirst, wholeLast);
+    const hold = await locks.acquire(geometry.offsetOf(wholeFirst), geometry.offsetOf(wholeLast));
+    try {
+      this.#core.assertMode('write');
+      map.set(wholeFirst, wholeLast, ZEROED);
+      masks.dropRange(wholeFirst, wholeLast);
+    } finally {
+      hold.release();
+    }
+    this.#events.changed();
+  }
+
+  async #zeroInBlock(block: number, start: number, end: number): Promise<void> {
+    await this.#core.ensureLoaded(block, block + 1);
+    if (this.#core.map.get(block) === ZEROED) return;
+    await this.write(start, Buffer.alloc(end - start));
+  }
+
+  /** One region at most, so that two intent marks never wait for each other. */
+  async #writePiece(offset: number, buffer: Buffer): Promise<void> {
+    const core = this.#core;
+    const end = offset + buffer.length;
+    const cut = this.#cut(offset, end);
+    const {hold, places} = await this.#enter(offset, end, cut);
+    let unused = places;
+    try {
+      core.assertMode('write');
+      const region = core.geometry.regionOf(offset);
+      const needsIntent = core.needsIntent(cut.first, cut.last);
+      if (needsIntent) await core.intents.begin(region, region);
+      try {
+        await this.#store(offset, buffer, cut);
+        if (!core.isAbandoned) unused -= this.#apply(offset, end, cut);
+      } finally {
+        if (needsIntent) core.intents.end(region, region);
+      }
+    } finally {
+      if (unused > 0) core.masks.unreserve(unused);
+      hold.release();
+    }
+    this.#events.changed();
+  }
+
+  /** Steps 1 and 2. Places are taken while nothing is held; if the plan was overtaken, from the start. */
+  async #enter(offset: number, end: number, cut: Cut): Promise<{hold: RangeHold; places: number}> {
+    const {geometry, locks, map, masks} = this.#core;
+    const loading = this.#core.ensureLoaded(cut.first, cut.last);
+    if (loading) await loading;
+    const wantedPlaces = (): number => cut.edges.filter((block) => map.get(block) === ABSENT).length;
+    const isZeroedEdge = (block: number): boolean =>
+      cut.edges.includes(block) && stateRow(map.get(block)).partWriteFillsZeroes;
+    for (;;) {
+      const places = wantedPlaces();
+      if (places > 0 && !masks.tryReserve(places)) {
+        this.#events.masksFull();
+        await masks.reserve(places);
+      }
+      const start = isZeroedEdge(cut.first) ? geometry.offsetOf(cut.first) : offset;
+      const stop = isZeroedEdge(cut.last - 1) ? geometry.offsetOf(cut.last) : end;
+      const hold = await locks.acquire(start, stop);
+      const isWide =
+        (!isZeroedEdge(cut.first) || start === geometry.offsetOf(cut.first)) &&
+        (!isZeroedEdge(cut.last - 1) || stop === geometry.offsetOf(cut.last));
+      if (isWide && wantedPlaces() <= places) return {hold, places};
+      hold.release();
+      if (places > 0) masks.unreserve(places);
+    }
+  }
+
+  /** Step 4: the data, and zeroes around it in zeroed blocks that it covers in part. */
+  async #store(offset: number, buffer: Buffer, cut: Cut): Promise<void> {
+    const {counters, geometry, map, store} = this.#core;
+    const end = offset + buffer.length;
+    const writes = [store.write(offset, buffer)];
+    for (const block of cut.edges) {
+      if (!stateRow(map.get(block)).partWriteFillsZeroes) continue;
+      const start = geometry.offsetOf(block);
+      const stop = geometry.offsetOf(block + 1);
+      if (start < offset) writes.push(store.zero(start, offset - start));
+      if (end < stop) writes.push(store.zero(end, stop - end));
+    }
+    const results = await Promise.allSettled(writes);
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed === undefined) return;
+    counters.storeErrors++;
+    throw failed.reason instanceof BlockError
+      ? failed.reason
+      : new BlockError('EIO', `write to ${store.name} failed`, {op: 'write', offset, cause: failed.reason});
+  }
+
+  /** Step 5. The number of reserved places that became masks. */
+  #apply(offset: number, end: number, cut: Cut): number {
+    const {geometry, map, masks} = this.#core;
+    let used = 0;
+    if (cut.wholeFirst < cut.wholeLast) {
+      map.set(cut.wholeFirst, cut.wholeLast, OVERWRITTEN);
+      masks.dropRange(cut.wholeFirst, cut.wholeLast);
+    }
+    for (const block of cut.edges) {
+      const state = map.get(block);
+      if (state === ABSENT) {
+        masks.add(block);
+        map.set(block, block + 1, PARTIAL);
+        used++;
+      }
+      if (state === ABSENT || state === PARTIAL) {
+        const base = geometry.offsetOf(block);
+        const first = (Math.max(offset, base) - base) / SECTOR;
+        const last = (Math.min(end, geometry.offsetOf(block + 1)) - base) / SECTOR;
+        if (!masks.grow(block, first, last)) continue;
+        masks.drop(block);
+      }
+      map.set(block, block + 1, OVERWRITTEN);
+    }
+    return used;
+  }
+
+  #cut(offset: number, end: number): Cut {
+    const {geometry} = this.#core;
+    const first = geometry.blockOf(offset);
+    const last = geometry.blockEndOf(end);
+    const startsInside = offset > geometry.offsetOf(first);
+    const endsInside = end < geometry.offsetOf(last);
+    const edges: number[] = [];
+    if (startsInside) edges.push(first);
+    if (endsInside && (!startsInside || last - 1 > first)) edges.push(last - 1);
+    return {
+      first, last, edges,
+      wholeFirst: startsInside ? first + 1 : first,
+      wholeLast: endsInside ? last - 1 : last,
+    };
+  }
+}
