@@ -1,0 +1,205 @@
+/**
+ * A place to attach volumes for real: folders of its own for state and run-time files, sources
+ * served by nbdkit, the `regrow` command as a child process. Whatever a test leaves behind is taken
+ * away when it ends, however it ends: mounts, daemons, loop devices, servers, files.
+ */
+import {spawn, spawnSync, type ChildProcess} from 'node:child_process';
+import {
+  closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync,
+} from 'node:fs';
+import {join} from 'node:path';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {fileURLToPath} from 'node:url';
+import type {ExecutionContext} from 'ava';
+import type {VolumeStatus} from '../../src/control/status.js';
+
+const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+
+export interface Outcome {
+  exitCode: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+export class AttachLab {
+  readonly folder: string;
+  readonly stateDir: string;
+  readonly runDir: string;
+  readonly #servers: ChildProcess[] = [];
+  readonly #mounts: string[] = [];
+  readonly #loops: string[] = [];
+
+  private constructor(folder: string) {
+    this.folder = folder;
+    this.stateDir = join(folder, 'state');
+    this.runDir = join(folder, 'run');
+  }
+
+  /** A lab that is torn down with the test. */
+  static create(t: ExecutionContext): AttachLab {
+    const lab = new AttachLab(mkdtempSync('/tmp/rgl-'));
+    t.teardown(() => lab.#tearDown());
+    return lab;
+  }
+
+  /** The command's script, for tests that need its process. */
+  get main(): string {
+    return MAIN;
+  }
+
+  get environment(): NodeJS.ProcessEnv {
+    return {...process.env, REGROW_STATE_DIR: this.stateDir, REGROW_RUN_DIR: this.runDir};
+  }
+
+  path(...parts: string[]): string {
+    return join(this.folder, ...parts);
+  }
+
+  /** Compares contents, which may be large; `deepEqual` would list every byte. */
+  same(t: ExecutionContext, one: Uint8Array, other: Uint8Array): void {
+    t.is(one.length, other.length);
+    t.is(Buffer.compare(one, other), 0);
+  }
+
+  /** Runs `regrow`; never throws for its exit code. */
+  async regrow(...args: string[]): Promise<Outcome> {
+    return this.run(process.execPath, [MAIN, ...args]);
+  }
+
+  async run(command: string, args: string[]): Promise<Outcome> {
+    const child = spawn(command, args, {env: this.environment, stdio: ['ignore', 'pipe', 'pipe']});
+    let stdout = '';
+    let stderr = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+    const exitCode = await new Promise<number | null>((resolve) => child.on('close', resolve));
+    return {exitCode, stdout, stderr};
+  }
+
+  /** Runs `regrow`, which must succeed; its standard output. */
+  async ok(t: ExecutionContext, ...args: string[]): Promise<string> {
+    const {exitCode, stdout, stderr} = await this.regrow(...args);
+    t.is(exitCode, 0, `regrow ${args.join(' ')}: ${stderr}`);
+    return stdout.trim();
+  }
+
+  /** Runs `regrow`, which must refuse with exactly one sentence; the sentence. */
+  async refused(t: ExecutionContext, ...args: string[]): Promise<string> {
+    return this.refusedIn(t, [], ...args);
+  }
+
+  /** The same in a surrounding: a command that runs the one that follows its arguments. */
+  async refusedIn(t: ExecutionContext, surrounding: string[], ...args: string[]): Promise<string> {
+    const [command = '', ...rest] = [...surrounding, process.execPath, MAIN, ...args];
+    const {exitCode, stdout, stderr} = await this.run(command, rest);
+    t.not(exitCode, 0, `regrow ${args.join(' ')} was not refused: ${stdout}`);
+    t.is(stdout, '');
+    const lines = stderr.trim().split('\n').filter((line) => !/write-through is off: what/.test(line));
+    t.is(lines.length, 1, stderr);
+    t.true(lines[0]?.startsWith('regrow: '), stderr);
+    return lines[0]?.slice('regrow: '.length) ?? '';
+  }
+
+  async status(t: ExecutionContext, name: string): Promise<VolumeStatus> {
+    return JSON.parse(await this.ok(t, 'status', name, '--json')) as VolumeStatus;
+  }
+
+  /**
+   * Serves with nbdkit on a UNIX socket; the URI. `args`: plugin and its parameters, filters first.
+   */
+  async serve(...args: string[]): Promise<string> {
+    return (await this.serveOn(this.path(`nbd${this.#servers.length}.sock`), ...args)).uri;
+  }
+
+  async serveOn(socket: string, ...args: string[]): Promise<{uri: string; server: ChildProcess}> {
+    rmSync(socket, {force: true});
+    const log = openSync(`${socket}.log`, 'a');
+    const stdio = ['ignore', 'ignore', log] as const;
+    const server = spawn('nbdkit', ['-f', '-r', '-U', socket, ...args], {stdio: [...stdio]});
+    closeSync(log);
+    this.#servers.push(server);
+    for (let i = 0; i < 500 && !existsSync(socket); i++) await sleep(10);
+    if (!existsSync(socket)) throw new Error(`nbdkit ${args.join(' ')} did not start`);
+    return {uri: `nbd+unix:///?socket=${socket}`, server};
+  }
+
+  /** Runs a program until the test ends. */
+  background(command: string, ...args: string[]): ChildProcess {
+    const child = spawn(command, args, {stdio: 'ignore'});
+    this.#servers.push(child);
+    return child;
+  }
+
+  /** Runs a tool that must succeed. */
+  tool(command: string, ...args: string[]): string {
+    const {status, stdout, stderr, error} = spawnSync(command, args, {encoding: 'utf8'});
+    if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr} ${error?.message ?? ''}`);
+    return stdout;
+  }
+
+  /** Mounts at a folder of the lab, which is unmounted at the end; the folder. */
+  mount(device: string, name: string, ...options: string[]): string {
+    const folder = this.path(name);
+    mkdirSync(folder, {recursive: true});
+    this.tool('mount', ...options, device, folder);
+    this.#mounts.push(folder);
+    return folder;
+  }
+
+  /** Has a folder unmounted at the end that something else mounts. */
+  willUnmount(folder: string): void {
+    this.#mounts.push(folder);
+  }
+
+  /** A loop device of a file, let go at the end. */
+  loop(file: string, ...options: string[]): string {
+    const device = this.tool('losetup', '-f', '--show', ...options, file).trim();
+    this.#loops.push(device);
+    return device;
+  }
+
+  /** Process ids of this lab's daemons. */
+  daemons(): number[] {
+    const pids: number[] = [];
+    for (const entry of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+      try {
+        const environment = readFileSync(`/proc/${entry}/environ`, 'utf8').split('\0');
+        const command = readFileSync(`/proc/${entry}/cmdline`, 'utf8');
+        const isOurs = environment.includes(`REGROW_STATE_DIR=${this.stateDir}`);
+        if (isOurs && /control\/daemon\.js|^regrow daemon /.test(command)) pids.push(Number(entry));
+      } catch {
+        // It ended meanwhile.
+      }
+    }
+    return pids;
+  }
+
+  /** Returns when no daemon of this lab is left, or when the time is over. */
+  async noDaemon(ms: number): Promise<void> {
+    for (let waited = 0; waited < ms && this.daemons().length > 0; waited += 20) await sleep(20);
+  }
+
+  async #tearDown(): Promise<void> {
+    const quiet = (command: string, ...args: string[]): void => {
+      spawnSync(command, args, {stdio: 'ignore', timeout: 20_000});
+    };
+    for (const folder of this.#mounts.reverse()) quiet('umount', folder);
+    for (const name of this.#names()) await this.regrow('detach', name, '--force');
+    for (const pid of this.daemons()) process.kill(pid, 'SIGKILL');
+    for (const folder of this.#mounts) quiet('umount', '-l', folder);
+    for (const device of this.#loops) quiet('losetup', '-d', device);
+    for (const name of this.#names()) quiet('umount', '-l', join(this.runDir, name));
+    for (const line of this.tool('losetup', '-nO', 'NAME,BACK-FILE').split('\n')) {
+      if (line.includes(this.folder)) quiet('losetup', '-d', line.split(/\s/)[0] ?? '');
+    }
+    for (const server of this.#servers) server.kill('SIGKILL');
+    rmSync(this.folder, {recursive: true, force: true});
+  }
+
+  #names(): string[] {
+    const names = [this.stateDir, this.runDir].flatMap((folder) => {
+      return existsSync(folder) ? readdirSync(folder) : [];
+    });
+    return [...new Set(names.map((name) => name.replace(/\.sock$/, '')))];
+  }
+}

@@ -1,0 +1,196 @@
+/**
+ * One machine with a volume on it, all from one seed: geometry, tuning, source, disks, daemon. The
+ * machine can lose power, its daemon can die, and it comes back with Volume.open.
+ *
+ * Lives: the daemon's parts (environment, disks, source handle) belong to a Life. A crash ends it:
+ * nothing the old daemon waits for ever happens, and the next life gets disks made from what the old
+ * ones would have kept.
+ */
+import {Prng} from '../../../src/base/prng.js';
+import type {ErrnoCode} from '../../../src/base/errors.js';
+import type {SeededBug} from '../../../src/base/seeded-bugs.js';
+import {Volume} from '../../../src/volume/volume.js';
+import {mapFileSize} from '../../../src/map/map-file.js';
+import type {CutMode} from '../../../src/wrap/cut.js';
+import {Oracle, type CrashKind} from '../oracle.js';
+import {GARBAGE, stamp} from '../stamps.js';
+import {Scheduler, type Life} from './scheduler.js';
+import {simEnvironment} from './sim-environment.js';
+import {SimSource, sourceValue} from './sim-source.js';
+import {Trace} from './trace.js';
+import {VolatileStorage, type StorageEvent, type StorageOp} from './volatile-storage.js';
+import type {WorldConfig} from './world-config.js';
+
+/** A crash that may pick what each disk keeps; left out: as the seed says. */
+export interface CrashChoice {
+  kind: CrashKind;
+  storeMode?: CutMode;
+  mapMode?: CutMode;
+}
+
+export interface WorldOptions {
+  bugs?: ReadonlySet<SeededBug> | undefined;
+  /** Events the trace keeps. @default 400 */
+  traceMax?: number | undefined;
+}
+
+export class World {
+  readonly config: WorldConfig;
+  readonly prng: Prng;
+  readonly scheduler: Scheduler;
+  readonly trace: Trace;
+  readonly oracle: Oracle;
+  /** The machine itself: what no crash ends. */
+  readonly always: Life = {isAlive: true};
+  /** The daemon that runs now, or the one that will run. */
+  life: Life = {isAlive: true};
+  store: VolatileStorage;
+  mapFile: VolatileStorage;
+  source: SimSource;
+  volume: Volume | undefined;
+  crashes = 0;
+  faults = 0;
+  /** Virtual times are multiplied by these; the workload changes them. */
+  storeSlowness = 1;
+  sourceSlowness = 1;
+  /** Asked for every storage call; n-th failure loops and the workload set it. */
+  storageFault: ((storage: string, op: StorageOp) => ErrnoCode | undefined) | undefined;
+  sourceFault: (() => ErrnoCode | undefined) | undefined;
+  onStorageEvent: ((event: StorageEvent) => void) | undefined;
+  readonly #bugs: ReadonlySet<SeededBug>;
+
+  constructor(config: WorldConfig, prng: Prng, options: WorldOptions = {}) {
+    this.config = config;
+    this.prng = prng;
+    this.#bugs = options.bugs ?? new Set();
+    this.trace = new Trace(options.traceMax);
+    this.scheduler = new Scheduler(prng.fork());
+    const {content, geometry, mapLimits} = config;
+    this.oracle = new Oracle(geometry.size, (offset) => sourceValue(content, offset));
+    const background = (offset: number, bytes: Uint8Array): void => stamp(bytes, offset, GARBAGE);
+    const storeShape = {name: 'store', size: geometry.size, ...(config.hasGarbage ? {background} : {})};
+    const mapSize = mapFileSize(geometry, mapLimits);
+    this.store = new VolatileStorage(storeShape, this.storageTools('store', this.life));
+    this.mapFile = new VolatileStorage({name: 'map', size: mapSize}, this.storageTools('map', this.life));
+    this.source = this.#newSource();
+  }
+
+  /** Formats the map and opens the volume for the first time. */
+  async create(): Promise<void> {
+    const {geometry, tuning} = this.config;
+    this.volume = await this.scheduler.run(Volume.create(this.#parts(), geometry, tuning));
+  }
+
+  /** Opens the volume after a crash or close; undefined if the life ended meanwhile. */
+  async open(): Promise<Volume | undefined> {
+    const {life} = this;
+    const opening = Volume.open(this.#parts(), this.config.tuning);
+    let isSettled = false;
+    const settle = (): void => {
+      isSettled = true;
+    };
+    opening.then(settle, settle);
+    while (!isSettled && life.isAlive) {
+      if (!(await this.scheduler.step()) && !isSettled) throw new Error('I5: opening hangs');
+    }
+    if (!life.isAlive) return undefined;
+    this.volume = await opening;
+    return this.volume;
+  }
+
+  /**
+   * Ends the daemon's life, and with a power cut what the disks had not made durable. After a failed sync
+   * the machine goes down with it: what a page cache that forgot its dirty pages shows the next daemon
+   * nobody can make durable or tell apart (docs/DURABILITY.md).
+   */
+  crash(choice: CrashChoice): void {
+    if (choice.kind === 'process death' && (this.store.hasLostSync || this.mapFile.hasLostSync)) {
+      this.crash({kind: 'power cut'});
+      return;
+    }
+    const {kind} = choice;
+    this.crashes++;
+    this.trace.add(this.scheduler.now, '==', kind);
+    this.endLife();
+    this.oracle.crash(kind);
+    const [store, mapFile] = this.disksAfter(choice, this.prng, this.life);
+    this.store = store;
+    this.mapFile = mapFile;
+  }
+
+  /** What store and map would be after such a crash now; this world goes on untouched. */
+  disksAfter(choice: CrashChoice, prng: Prng, life: Life): [VolatileStorage, VolatileStorage] {
+    const storeTools = this.storageTools('store', life);
+    const mapTools = this.storageTools('map', life);
+    if (choice.kind === 'power cut') {
+      return [
+        this.store.afterPowerCut(storeTools, prng, choice.storeMode),
+        this.mapFile.afterPowerCut(mapTools, prng, choice.mapMode),
+      ];
+    }
+    return [this.store.afterProcessDeath(storeTools, prng), this.mapFile.afterProcessDeath(mapTools, prng)];
+  }
+
+  /** After an orderly close: the same disks, a new daemon. */
+  restart(): void {
+    this.endLife();
+    const choice = {kind: 'process death'} as const;
+    [this.store, this.mapFile] = this.disksAfter(choice, this.prng, this.life);
+  }
+
+  /** The daemon is gone; a new life with a new handle on the source begins. */
+  endLife(): void {
+    this.life.isAlive = false;
+    this.volume?.abandon();
+    this.volume = undefined;
+    this.life = {isAlive: true};
+    const {isAway} = this.source;
+    this.source = this.#newSource();
+    this.source.setAway(isAway);
+  }
+
+  #parts(): Parameters<typeof Volume.open>[0] {
+    const {scheduler, trace, life} = this;
+    const options = {scheduler, trace, life, prng: this.prng.fork(), bugs: this.#bugs};
+    const environment = simEnvironment(options);
+    return {store: this.store, mapFile: this.mapFile, source: this.source, environment};
+  }
+
+  #newSource(): SimSource {
+    const {scheduler, prng, life, config} = this;
+    return new SimSource(config.content, {
+      scheduler, prng, life,
+      latency: () => this.#latency(config.sourceLatency) * this.sourceSlowness,
+      fault: () => this.#counted(this.sourceFault?.()),
+    });
+  }
+
+  storageTools(name: 'store' | 'map', life: Life): ConstructorParameters<typeof VolatileStorage>[1] {
+    const {scheduler, prng, config} = this;
+    return {
+      scheduler, prng, life,
+      latency: (op) => {
+        const base = op === 'sync' ? config.syncLatency : config.storeLatency;
+        return this.#latency(base) * this.storeSlowness;
+      },
+      fault: (op) => this.#counted(this.storageFault?.(name, op)),
+      record: (event) => {
+        this.trace.add(scheduler.now, name, event.kind, event.offset, event.length);
+        if (life === this.life) this.onStorageEvent?.(event);
+      },
+    };
+  }
+
+  #counted(code: ErrnoCode | undefined): ErrnoCode | undefined {
+    if (code) this.faults++;
+    return code;
+  }
+
+  /** Mostly about `typical` ms, now and then nothing, now and then twenty times that. */
+  #latency(typical: number): number {
+    const dice = this.prng.below(16);
+    if (dice === 0) return 0;
+    const fraction = this.prng.below(1024) / 1024;
+    return dice === 1 ? typical * 20 * fraction : typical * fraction;
+  }
+}
