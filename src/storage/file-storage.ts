@@ -91,6 +91,14 @@ export class FileStorage implements Storage {
     return this.#file.sync();
   }
 
+  /**
+   * Makes reads give what the medium holds, for a file that an earlier process may have failed to sync:
+   * the kernel goes on showing what such a sync lost, until its pages are dropped or the power is cut.
+   */
+  reload(): Promise<void> {
+    return this.#file.reload();
+  }
+
   /** Sets a regular file's size. No call may be in flight beyond a smaller one. */
   resize(size: number): Promise<void> {
     return this.#file.truncate(size);

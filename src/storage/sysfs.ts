@@ -6,11 +6,11 @@ import {basename, join} from 'node:path';
 /** A child that takes longer is stuck on a sick device. */
 const CHILD_TIMEOUT_MS = 15_000;
 
-/** major and minor of a device number as Linux encodes it in st_dev and st_rdev. */
+/** major and minor of a device number, whose bits are 12 minor, 12 major, 8 more of minor above. */
 export function deviceNumbers(device: bigint): {major: number; minor: number} {
-  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn);
-  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn);
-  return {major: Number(major & 0xffff_ffffn), minor: Number(minor & 0xffff_ffffn)};
+  const major = BigInt.asUintN(12, device / 2n ** 8n) + device / 2n ** 44n * 2n ** 12n;
+  const minor = BigInt.asUintN(8, device) + BigInt.asUintN(24, device / 2n ** 20n) * 2n ** 8n;
+  return {major: Number(major), minor: Number(minor)};
 }
 
 /** The real folder of a block device in /sys; undefined if there is none. */

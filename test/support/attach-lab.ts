@@ -4,8 +4,10 @@
  * away when it ends, however it ends: mounts, daemons, loop devices, servers, files.
  */
 import {spawn, spawnSync, type ChildProcess} from 'node:child_process';
+import {randomBytes} from 'node:crypto';
 import {
   closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync,
+  writeFileSync,
 } from 'node:fs';
 import {join} from 'node:path';
 import {setTimeout as sleep} from 'node:timers/promises';
@@ -94,7 +96,8 @@ export class AttachLab {
     const {exitCode, stdout, stderr} = await this.run(command, rest);
     t.not(exitCode, 0, `regrow ${args.join(' ')} was not refused: ${stdout}`);
     t.is(stdout, '');
-    const lines = stderr.trim().split('\n').filter((line) => !/write-through is off: what/.test(line));
+    const isNote = (line: string): boolean => /write-through is off: what/.test(line);
+    const lines = stderr.trim().split('\n').filter((line) => !isNote(line));
     t.is(lines.length, 1, stderr);
     t.true(lines[0]?.startsWith('regrow: '), stderr);
     return lines[0]?.slice('regrow: '.length) ?? '';
@@ -133,8 +136,8 @@ export class AttachLab {
   /** Runs a tool that must succeed. */
   tool(command: string, ...args: string[]): string {
     const {status, stdout, stderr, error} = spawnSync(command, args, {encoding: 'utf8'});
-    if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr} ${error?.message ?? ''}`);
-    return stdout;
+    if (status === 0) return stdout;
+    throw new Error(`${command} ${args.join(' ')}: ${stderr} ${error?.message ?? ''}`);
   }
 
   /** Mounts at a folder of the lab, which is unmounted at the end; the folder. */
@@ -186,6 +189,7 @@ export class AttachLab {
     for (const folder of this.#mounts.reverse()) quiet('umount', folder);
     for (const name of this.#names()) await this.regrow('detach', name, '--force');
     for (const pid of this.daemons()) process.kill(pid, 'SIGKILL');
+    this.#abortConnections();
     for (const folder of this.#mounts) quiet('umount', '-l', folder);
     for (const device of this.#loops) quiet('losetup', '-d', device);
     for (const name of this.#names()) quiet('umount', '-l', join(this.runDir, name));
@@ -196,10 +200,49 @@ export class AttachLab {
     rmSync(this.folder, {recursive: true, force: true});
   }
 
+  /**
+   * Ends the FUSE connections of this lab. A daemon killed while one of its own threads waited for
+   * its own answer would else stay in the kernel for ever, and the loop driver with it.
+   */
+  #abortConnections(): void {
+    const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n')
+      .filter((line) => line.includes(`${this.runDir}/`) && line.includes('fuse.regrow'));
+    if (mounts.length === 0) return;
+    const folder = this.path('fusectl');
+    mkdirSync(folder, {recursive: true});
+    this.tool('mount', '-t', 'fusectl', 'none', folder);
+    for (const line of mounts) {
+      const connection = /^\d+ \d+ 0:(\d+) /.exec(line)?.[1] ?? '';
+      const file = join(folder, connection, 'abort');
+      if (existsSync(file)) writeFileSync(file, '1');
+    }
+    this.tool('umount', folder);
+  }
+
   #names(): string[] {
     const names = [this.stateDir, this.runDir].flatMap((folder) => {
       return existsSync(folder) ? readdirSync(folder) : [];
     });
     return [...new Set(names.map((name) => name.replace(/\.sock$/, '')))];
   }
+}
+
+export const MIB = 1024 * 1024;
+
+/** A source of random bytes; its path. */
+export function makeSource(lab: AttachLab, mebibytes = 4, name = 'source'): string {
+  writeFileSync(lab.path(name), randomBytes(mebibytes * MIB));
+  return lab.path(name);
+}
+
+/** A first attach that must be refused, and must leave nothing; its sentence. */
+export async function refusedFirst(
+  t: ExecutionContext,
+  lab: AttachLab,
+  ...args: string[]
+): Promise<string> {
+  const sentence = await lab.refused(t, 'attach', ...args);
+  t.deepEqual(existsSync(lab.stateDir) ? readdirSync(lab.stateDir) : [], []);
+  t.deepEqual(existsSync(lab.runDir) ? readdirSync(lab.runDir) : [], []);
+  return sentence;
 }

@@ -1,6 +1,6 @@
 /**
- * A source in memory that answers a read only when the test says so, and keeps a list of what was asked.
- * Its bytes say where they come from: see {@link sourceByte}.
+ * A source in memory that answers a read only when the test says so, and keeps a list of what was
+ * asked. Its bytes say where they come from: see {@link sourceByte}.
  */
 import type {Source, SourceExtent} from '../../src/source/source.js';
 
@@ -60,7 +60,9 @@ export class HeldSource implements Source {
       .sort((a, b) => a - b);
     return cuts.slice(1).flatMap((end, index) => {
       const start = cuts[index] ?? end;
-      return start === end ? [] : [{offset: start, length: end - start, isZero: this.#isZero(start)}];
+      return start === end
+        ? []
+        : [{offset: start, length: end - start, isZero: this.#isZero(start)}];
     });
   }
 

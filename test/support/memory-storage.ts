@@ -1,4 +1,7 @@
-/** A storage in plain memory that counts what is asked of it. Nothing is ever lost: see VolatileStorage. */
+/**
+ * A storage in plain memory that counts what is asked of it. Nothing is ever lost: see
+ * VolatileStorage.
+ */
 import type {Storage, StorageExtent} from '../../src/storage/storage.js';
 
 export class MemoryStorage implements Storage {

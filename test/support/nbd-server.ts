@@ -4,7 +4,7 @@
  * others at the exit hook).
  */
 import {spawn, type ChildProcess} from 'node:child_process';
-import {access, readFile, writeFile} from 'node:fs/promises';
+import {access, readFile, rm, writeFile} from 'node:fs/promises';
 import {connect, createServer, type AddressInfo} from 'node:net';
 import {join} from 'node:path';
 import type {ExecutionContext} from 'ava';
@@ -20,17 +20,32 @@ export interface NbdServer {
   /** SIGKILL; resolves when the process is gone. */
   kill(): Promise<void>;
   /** Stops answering without closing anything, as a pulled cable does. */
-  freeze(): void;
+  freeze(): Promise<void>;
   thaw(): void;
   /** Starts it again at the same place; `replacement`: with other arguments. */
   restart(replacement?: readonly string[]): Promise<void>;
 }
 
-type CommandOf = (place: {socket: string; port: number; useTcp: boolean}, rest: readonly string[]) => string[];
+interface Place {
+  socket: string;
+  port: number;
+  useTcp: boolean;
+  /** Where it listens, of nbdkit. */
+  address: string;
+}
 
-const nbdkitCommand: CommandOf = ({socket, port, useTcp}, rest) => [
+type CommandOf = (place: Place, rest: readonly string[]) => string[];
+
+export interface ServerOptions {
+  /** On a loopback port rather than a socket. @default false */
+  useTcp?: boolean;
+  /** @default '127.0.0.1' */
+  address?: string;
+}
+
+const nbdkitCommand: CommandOf = ({socket, port, useTcp, address}, rest) => [
   'nbdkit', '--foreground', '--exit-with-parent',
-  ...(useTcp ? ['--ipaddr', '127.0.0.1', '--port', String(port)] : ['--unix', socket]), ...rest,
+  ...(useTcp ? ['--ipaddr', address, '--port', String(port)] : ['--unix', socket]), ...rest,
 ];
 
 const qemuCommand: CommandOf = ({socket, port, useTcp}, rest) => [
@@ -40,16 +55,16 @@ const qemuCommand: CommandOf = ({socket, port, useTcp}, rest) => [
 
 /** nbdkit with the given plugin and filter arguments. */
 export async function startNbdkit(
-  t: ExecutionContext, rest: readonly string[], options: {useTcp?: boolean} = {},
+  t: ExecutionContext, rest: readonly string[], options: ServerOptions = {},
 ): Promise<NbdServer> {
-  return await start(t, nbdkitCommand, rest, options.useTcp ?? false);
+  return await start(t, nbdkitCommand, rest, options);
 }
 
 /** qemu-nbd over a raw image: options, then the path. */
 export async function startQemuNbd(
-  t: ExecutionContext, rest: readonly string[], options: {useTcp?: boolean} = {},
+  t: ExecutionContext, rest: readonly string[], options: ServerOptions = {},
 ): Promise<NbdServer> {
-  return await start(t, qemuCommand, rest, options.useTcp ?? false);
+  return await start(t, qemuCommand, rest, options);
 }
 
 /** nbd-server over a raw image: the path, then options; on a loopback port. It puts itself into the background. */
@@ -68,15 +83,18 @@ export async function startNbdServer(t: ExecutionContext, rest: readonly string[
 }
 
 async function start(
-  t: ExecutionContext, commandOf: CommandOf, rest: readonly string[], useTcp: boolean,
+  t: ExecutionContext, commandOf: CommandOf, rest: readonly string[], options: ServerOptions,
 ): Promise<NbdServer> {
   const socket = join(await temporaryDirectory(t), 'nbd.sock');
+  const {useTcp = false, address = '127.0.0.1'} = options;
   const port = useTcp ? await freePort() : 0;
-  const place = {socket, port, useTcp};
+  const place = {socket, port, useTcp, address};
   let child: ChildProcess;
   const run = async (args: readonly string[]): Promise<void> => {
-    const [program = '', ...rest_] = commandOf(place, args);
-    child = spawn(program, rest_, {stdio: ['ignore', 'ignore', 'pipe']});
+    const [program = '', ...argv] = commandOf(place, args);
+    // One that was killed left its socket behind, and would not bind to it again.
+    await rm(socket, {force: true});
+    child = spawn(program, argv, {stdio: ['ignore', 'ignore', 'pipe']});
     await ready(child, place);
   };
   const stop = async (): Promise<void> => {
@@ -86,6 +104,7 @@ async function start(
     await gone;
   };
   const atExit = (): boolean => child.kill('SIGKILL');
+  process.setMaxListeners(0);
   process.once('exit', atExit);
   t.teardown(async () => {
     process.off('exit', atExit);
@@ -96,7 +115,11 @@ async function start(
     uri: useTcp ? `nbd://127.0.0.1:${port}` : `nbd+unix:///?socket=${socket}`,
     port, socket,
     kill: stop,
-    freeze: () => void child.kill('SIGSTOP'),
+    freeze: async () => {
+      child.kill('SIGSTOP');
+      // The signal stops its threads a moment later.
+      while (!/\) T /.test(await readFile(`/proc/${child.pid}/stat`, 'utf8'))) continue;
+    },
     thaw: () => void child.kill('SIGCONT'),
     restart: async (replacement = rest) => {
       await stop();
@@ -107,7 +130,7 @@ async function start(
 
 /** Waits until something listens there; says what the server said if it does not come up. */
 async function ready(
-  child: ChildProcess, place: {socket: string; port: number; useTcp: boolean},
+  child: ChildProcess, place: Omit<Place, 'address'>,
   options: {isForking?: boolean} = {},
 ): Promise<void> {
   let said = '';

@@ -11,8 +11,8 @@
  * - Live: a read may give any version that no version answered before the read began succeeds.
  * - After a power cut (I3, I9): any version that no *durable* version succeeds. A version becomes
  *   durable when a flush that was asked after its answer is answered, or with its own FUA answer.
- * - `isPerhaps`: failed, or in flight when the daemon died: may be there or not; it succeeds nothing
- *   until somebody has read it.
+ * - `isPerhaps`: failed, or in flight when the daemon died: may be there or not; it succeeds
+ *   nothing until somebody has read it.
  * - A read that saw one version while nothing was in flight settles their order: the others cannot
  *   come back (I9: never older than what was read).
  */
@@ -85,7 +85,12 @@ export class Oracle {
     const start = offset / SECTOR;
     for (let index = 0; index < length / SECTOR; index++) {
       const version = {
-        value, first, last: Infinity, answered: Infinity, isDurable: false, isPerhaps: false,
+        value,
+        first,
+        last: Infinity,
+        answered: Infinity,
+        isDurable: false,
+        isPerhaps: false,
       };
       versions.push(version);
       this.#versionsOf(start + index).push(version);
@@ -166,7 +171,8 @@ export class Oracle {
     this.#reads.clear();
     for (const [sector, versions] of this.#sectors) {
       for (const version of versions) {
-        if (version.last === Infinity || (!version.isDurable && !keepsAnswered)) version.isPerhaps = true;
+        if (version.last === Infinity || (!version.isDurable && !keepsAnswered))
+          version.isPerhaps = true;
         version.last = Math.min(version.last, now);
       }
       this.#prune(sector);
@@ -179,7 +185,11 @@ export class Oracle {
   #settleAfterPowerCut(sector: number, now: number): void {
     for (const version of this.#sectors.get(sector) ?? []) {
       Object.assign(version, {
-        first: now, last: now, answered: now, isDurable: true, isPerhaps: false,
+        first: now,
+        last: now,
+        answered: now,
+        isDurable: true,
+        isPerhaps: false,
       });
     }
   }
@@ -187,10 +197,16 @@ export class Oracle {
   #versionsOf(sector: number): Version[] {
     const present = this.#sectors.get(sector);
     if (present) return present;
-    const versions = [{
-      value: this.#baseValue(sector * SECTOR), first: 0, last: 0, answered: 0,
-      isDurable: true, isPerhaps: false,
-    }];
+    const versions = [
+      {
+        value: this.#baseValue(sector * SECTOR),
+        first: 0,
+        last: 0,
+        answered: 0,
+        isDurable: true,
+        isPerhaps: false,
+      },
+    ];
     this.#sectors.set(sector, versions);
     return versions;
   }
@@ -223,7 +239,12 @@ export class Oracle {
     const allowed = versions.filter((one) => one.first < now && one.last >= from);
     const matching = allowed.filter((one) => one.value === value);
     if (matching.length === 0) {
-      this.#refuse(bytes, at, offset, allowed.map((one) => describeValue(one.value)));
+      this.#refuse(
+        bytes,
+        at,
+        offset,
+        allowed.map((one) => describeValue(one.value)),
+      );
     }
     const [seen] = matching;
     if (!seen || matching.length > 1 || versions.length === 1) return;
@@ -249,9 +270,13 @@ export class Oracle {
     const value = readStamp(bytes, at, offset);
     const found = describeSector(bytes, at, offset);
     const broken =
-      value === GARBAGE ? 'I2, I9: bytes nobody wrote'
-      : value === DAMAGED ? 'I5, I9: bytes of no write'
-      : this.#lastCrash ? 'I3, I9: lost or older bytes' : 'I4, I5, I6: wrong bytes';
+      value === GARBAGE
+        ? 'I2, I9: bytes nobody wrote'
+        : value === DAMAGED
+          ? 'I5, I9: bytes of no write'
+          : this.#lastCrash
+            ? 'I3, I9: lost or older bytes'
+            : 'I4, I5, I6: wrong bytes';
     const since = this.#lastCrash ? `, last crash: ${this.#lastCrash}` : '';
     const options = [...new Set(allowed)].join(' or ');
     throw new OracleError(`${broken} at ${offset}: found ${found}, expected ${options}${since}`);
@@ -261,6 +286,7 @@ export class Oracle {
 /** The latest beginning among the versions that `counts`; what ended before it is succeeded. */
 function latestFirst(versions: readonly Version[], counts: (version: Version) => boolean): number {
   let latest = -1;
-  for (const version of versions) if (version.first > latest && counts(version)) latest = version.first;
+  for (const version of versions)
+    if (version.first > latest && counts(version)) latest = version.first;
   return latest;
 }

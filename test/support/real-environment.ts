@@ -14,13 +14,14 @@ export function realEnvironment(lines: LogLine[] = []): RealEnvironment {
       now: () => performance.now(),
       wallTime: () => Date.now(),
       sleep: (ms, signal) => new Promise((resolve) => {
-        const timer = setTimeout(resolve, ms);
         const stop = (): void => {
           clearTimeout(timer);
+          signal?.removeEventListener('abort', stop);
           resolve();
         };
+        const timer = setTimeout(stop, ms);
         if (signal?.aborted === true) stop();
-        else signal?.addEventListener('abort', stop, {once: true});
+        else signal?.addEventListener('abort', stop);
       }),
     },
     random: Math.random,

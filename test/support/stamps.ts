@@ -1,7 +1,7 @@
 /**
  * Sector contents that say what they are: which write of the guest made them, that they are the
- * source's, that they are stale bytes of a reused disk. Every one of the 512 bytes depends on value and
- * place, so a torn, misplaced or mixed sector is recognised.
+ * source's, that they are stale bytes of a reused disk. Every one of the 512 bytes depends on value
+ * and place, so a torn, misplaced or mixed sector is recognised.
  *
  * A value is a number: 0 zeroes, SOURCE, GARBAGE, and 1, 2, 3 … the guest's writes.
  *
@@ -53,7 +53,10 @@ export function stamp(target: Uint8Array, offset: number, value: number): void {
   }
 }
 
-/** The value of the sector that stands in `content` at `at` and comes from byte `offset` of the disk. */
+/**
+ * The value of the sector that stands in `content` at `at` and comes from byte `offset` of the
+ * disk.
+ */
 export function readStamp(content: Uint8Array, at: number, offset: number): number {
   bytes.set(content.subarray(at, at + SECTOR));
   const tag = words[0] as number;
@@ -75,7 +78,8 @@ export function describeSector(content: Uint8Array, at: number, offset: number):
   const sector = (head[3] as number) * TWO_32 + (head[2] as number);
   if (head[0] === TAG_SOURCE) return `source sector ${sector} in the wrong place or torn`;
   if (head[0] === TAG_GARBAGE) return `stale sector ${sector} in the wrong place or torn`;
-  if (head[0] === TAG_WRITE) return `write ${head[1] as number} of sector ${sector} misplaced or torn`;
+  if (head[0] === TAG_WRITE)
+    return `write ${head[1] as number} of sector ${sector} misplaced or torn`;
   return `unknown bytes ${Buffer.from(content.subarray(at, at + 16)).toString('hex')}`;
 }
 

@@ -1,4 +1,6 @@
-/** Runs code that waits on the environment's clock in virtual time, for tests that need no disks. */
+/**
+ * Runs code that waits on the environment's clock in virtual time, for tests that need no disks.
+ */
 import type {Environment} from '../../src/base/environment.js';
 import {Prng} from '../../src/base/prng.js';
 import {Scheduler} from './simulation/scheduler.js';

@@ -19,6 +19,10 @@ export interface GuestTools {
   readonly trace: Trace;
   readonly blockSize: number;
   readonly hotBlocks: number;
+  /**
+   * Where all requests go; left out: the guest chooses hot blocks itself, and others now and then.
+   */
+  readonly places?: readonly number[];
   /** Whether an error may be an answer now; without it each one fails the run. */
   readonly mayFail: (error: unknown) => boolean;
 }
@@ -33,7 +37,7 @@ export interface GuestRequest {
 
 /** Bytes a buffer holds while it is not the guest's. */
 const SCRIBBLE = 0xbb;
-/** Blocks one request covers at most, unless it covers everything. */
+/** Blocks one request covers at most. */
 const BLOCKS_MAX = 4;
 
 export class Guest {
@@ -49,7 +53,11 @@ export class Guest {
   }
 
   /** Sends one request of a kind to a place of its own choice. Answers count while `life` lasts. */
-  send(device: BlockDevice, life: Life, op: 'read' | 'write' | 'zeroes' | 'discard' | 'flush'): void {
+  send(
+    device: BlockDevice,
+    life: Life,
+    op: 'read' | 'write' | 'zeroes' | 'discard' | 'flush',
+  ): void {
     const {prng, oracle} = this.#tools;
     if (op === 'flush') {
       const began = oracle.beginFlush();
@@ -60,7 +68,8 @@ export class Guest {
     }
     const [offset, length] = this.#range(device.size);
     if (op === 'read') this.read(device, life, offset, length);
-    else this.#change(device, life, op, {offset, length, fua: op !== 'discard' && prng.chance(1, 12)});
+    else
+      this.#change(device, life, op, {offset, length, fua: op !== 'discard' && prng.chance(1, 12)});
   }
 
   /** Reads everything, in pieces, at once. */
@@ -103,7 +112,8 @@ export class Guest {
       if (op === 'discard') return device.discard(offset, length);
       return device.writeZeroes(offset, length, {fua, mayTrim});
     };
-    const name = op === 'write' ? `write ${value}${fua ? ' fua' : ''}` : `${op}${fua ? ' fua' : ''}`;
+    const name =
+      op === 'write' ? `write ${value}${fua ? ' fua' : ''}` : `${op}${fua ? ' fua' : ''}`;
     this.#run(life, {op: name, offset, length}, call, {
       done: () => {
         oracle.acknowledge(write, fua);
@@ -125,7 +135,8 @@ export class Guest {
     trace.add(scheduler.now, '->', what.op, what.offset, what.length);
     const settle = (how: () => void, note: string): void => {
       if (!life.isAlive) return;
-      if (!this.inFlight.delete(request)) this.failure ??= new Error('I5: a request was answered twice');
+      if (!this.inFlight.delete(request))
+        this.failure ??= new Error('I5: a request was answered twice');
       trace.add(scheduler.now, '<-', what.op, what.offset, what.length, note);
       try {
         how();
@@ -145,15 +156,16 @@ export class Guest {
 
   /** A range, mostly in hot blocks: a part of a block, a whole one, or several. */
   #range(size: number): [offset: number, length: number] {
-    const {prng, blockSize, hotBlocks} = this.#tools;
+    const {prng, blockSize, hotBlocks, places} = this.#tools;
     const blockCount = Math.ceil(size / blockSize);
     if (this.#hot.length === 0 || prng.chance(1, 64)) {
       this.#hot = Array.from({length: hotBlocks}, () => prng.below(blockCount));
     }
-    const block = prng.chance(4, 5) ? prng.pick(this.#hot) : prng.below(blockCount);
+    const anywhere = prng.chance(4, 5) ? prng.pick(this.#hot) : prng.below(blockCount);
+    const block = places ? prng.pick(places) : anywhere;
     const start = block * blockSize;
     const inBlock = Math.min(blockSize, size - start);
-    const kind = prng.weighted({part: 8, whole: 6, several: 3, crooked: 3, everything: 0});
+    const kind = prng.weighted({part: 8, whole: 6, several: 3, crooked: 3});
     if (kind === 'whole') return [start, inBlock];
     if (kind === 'part') {
       const from = prng.below(inBlock / SECTOR) * SECTOR;

@@ -1,10 +1,10 @@
 /**
- * Virtual time. Everything production code can wait for in the simulation is an event here: a sleep, a
- * disk's or source's completion, the guest's next request. One event happens at a time; then all
- * promises it woke run to their end before the next.
+ * Virtual time. Everything production code can wait for in the simulation is an event here: a
+ * sleep, a disk's or source's completion, the guest's next request. One event happens at a time;
+ * then all promises it woke run to their end before the next.
  *
- * Order: by time, then by a number drawn from the seed, so that events of one moment come in any order
- * but in the same one for the same seed.
+ * Order: by time, then by a number drawn from the seed, so that events of one moment come in any
+ * order but in the same one for the same seed.
  */
 import {setImmediate as nextTurn} from 'node:timers/promises';
 import {assert} from '../../../src/base/assert.js';
@@ -56,7 +56,10 @@ export class Scheduler {
     }
   }
 
-  /** Steps until the promise settles; throws if nothing is left to happen before, or after `stepsMax`. */
+  /**
+   * Steps until the promise settles; throws if nothing is left to happen before, or after
+   * `stepsMax`.
+   */
   async run<T>(promise: Promise<T>, stepsMax = 1e6): Promise<T> {
     let isSettled = false;
     const settle = (): void => {

@@ -2,9 +2,9 @@
  * A source of the simulation: immutable stamped content with zero extents, slow, failing or away as
  * the world says.
  *
- * Content is decided by cells of `cellSize` bytes: each is data, zeroes known to be zeroes, or zeroes
- * the source does not know of. While `isAway`, requests wait, as they do behind the retrying wrapper;
- * `fault` makes single requests fail, as with `--on-source-loss=error`.
+ * Content is decided by cells of `cellSize` bytes: each is data, zeroes known to be zeroes, or
+ * zeroes the source does not know of. While `isAway`, requests wait, as they do behind the retrying
+ * wrapper; `fault` makes single requests fail, as with `--on-source-loss=error`.
  */
 import {BlockError, type ErrnoCode} from '../../../src/base/errors.js';
 import {Prng} from '../../../src/base/prng.js';
@@ -49,7 +49,10 @@ export function sourceValue(content: SourceContent, offset: number): number {
 /** Fills `buffer` with the source's bytes. */
 export function fillFromSource(content: SourceContent, offset: number, buffer: Uint8Array): void {
   for (let at = offset; at < offset + buffer.length;) {
-    const end = Math.min(alignDown(at, content.cellSize) + content.cellSize, offset + buffer.length);
+    const end = Math.min(
+      alignDown(at, content.cellSize) + content.cellSize,
+      offset + buffer.length,
+    );
     stamp(buffer.subarray(at - offset, end - offset), at, sourceValue(content, at));
     at = end;
   }
@@ -61,6 +64,7 @@ export class SimSource implements Source {
   readonly #content: SourceContent;
   readonly #tools: SimSourceTools;
   #isAway = false;
+  #isClosed = false;
   #waiters: (() => void)[] = [];
 
   constructor(content: SourceContent, tools: SimSourceTools) {
@@ -89,7 +93,11 @@ export class SimSource implements Source {
     if (prng.chance(1, 8)) await this.#wait(this.#tools.latency());
   }
 
-  async extents(offset: number, length: number, options?: SourceReadOptions): Promise<SourceExtent[]> {
+  async extents(
+    offset: number,
+    length: number,
+    options?: SourceReadOptions,
+  ): Promise<SourceExtent[]> {
     assertRange(offset, length, this.size);
     await this.#answer('extents', offset, length, options?.signal);
     const {cellSize} = this.#content;
@@ -105,7 +113,10 @@ export class SimSource implements Source {
     return found;
   }
 
+  /** Rejects who waits for it to come back, as the contract says. */
   async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const release of this.#waiters.splice(0)) release();
     await this.#wait(0);
   }
 
@@ -118,7 +129,12 @@ export class SimSource implements Source {
   ): Promise<void> {
     const fault = this.#tools.fault?.(op);
     await this.#wait(this.#tools.latency());
-    while (this.#isAway && signal?.aborted !== true) await this.#untilBack(signal);
+    while (this.#isAway && !this.#isClosed && signal?.aborted !== true) {
+      await this.#untilBack(signal);
+    }
+    if (this.#isClosed) {
+      throw new BlockError('ESHUTDOWN', `${op}: the source is closed`, {op, offset, length});
+    }
     if (signal?.aborted) {
       throw new BlockError('ECANCELED', `${op} of the source was aborted`, {op, offset, length});
     }
@@ -129,8 +145,12 @@ export class SimSource implements Source {
 
   #untilBack(signal: AbortSignal | undefined): Promise<void> {
     return new Promise((resolve) => {
-      this.#waiters.push(resolve);
-      signal?.addEventListener('abort', () => resolve(), {once: true});
+      const release = (): void => {
+        signal?.removeEventListener('abort', release);
+        resolve();
+      };
+      this.#waiters.push(release);
+      signal?.addEventListener('abort', release);
     });
   }
 

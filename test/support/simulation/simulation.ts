@@ -1,7 +1,7 @@
 /**
- * One run of the simulation: a seed makes a world (world-config.ts), a guest works on its volume, the
- * machine fails, and after every event the volume checks itself and the oracle checks the answers. At
- * the end the volume hydrates and the store alone must be the volume.
+ * One run of the simulation: a seed makes a world (world-config.ts), a guest works on its volume,
+ * the machine fails, and after every event the volume checks itself and the oracle checks the
+ * answers. At the end the volume hydrates and the store alone must be the volume.
  *
  *   while steps are left:  event happens → everything it woke runs → checks → perhaps a crash
  *   crash:                 life ends → disks settle → Volume.open → perhaps read everything → go on
@@ -14,8 +14,10 @@ import {Prng} from '../../../src/base/prng.js';
 import type {SeededBug} from '../../../src/base/seeded-bugs.js';
 import {SECTOR} from '../../../src/base/units.js';
 import type {HydrationMode, VolumeMode} from '../../../src/volume/report.js';
+import type {Volume} from '../../../src/volume/volume.js';
 import {CUT_MODES} from '../../../src/wrap/cut.js';
 import {Guest} from './guest.js';
+import {fillFromSource} from './sim-source.js';
 import {World, type CrashChoice} from './world.js';
 import {randomConfig, type GuestAction, type WorldConfig} from './world-config.js';
 
@@ -56,6 +58,8 @@ export class SimulationError extends Error {
 const REQUEST_MAX_MS = 60_000;
 /** Virtual ms a flush may take though the source is away: it never waits for it. */
 const FLUSH_MAX_MS = 20_000;
+/** Virtual ms after which everything that was begun has ended, the slowest disk included. */
+const SETTLE_MS = 5000;
 const MODES: readonly VolumeMode[] = ['read-write', 'read-only', 'failed'];
 const STEPS_DEFAULT = 1500;
 
@@ -65,7 +69,8 @@ export async function simulate(options: SimulationOptions): Promise<SimulationRe
   const seeded = randomConfig(prng);
   const config = options.adjust ? options.adjust(seeded) : seeded;
   const world = new World(config, prng, {
-    bugs: new Set(options.bug ? [options.bug] : []), traceMax: options.traceMax,
+    bugs: new Set(options.bug ? [options.bug] : []),
+    traceMax: options.traceMax,
   });
   const simulation = new Simulation(world);
   try {
@@ -77,7 +82,11 @@ export async function simulate(options: SimulationOptions): Promise<SimulationRe
   }
   const {steps, now} = world.scheduler;
   return {
-    seed: options.seed, steps, requests: simulation.guest.requests, crashes: world.crashes, virtualMs: now,
+    seed: options.seed,
+    steps,
+    requests: simulation.guest.requests,
+    crashes: world.crashes,
+    virtualMs: now,
   };
 }
 
@@ -129,7 +138,10 @@ class Simulation {
     volume?.selfCheck();
     if (scheduler.steps % 32 !== 0 || !volume) return;
     const {mode} = volume.report();
-    assert(MODES.indexOf(mode) >= MODES.indexOf(this.#mode), 'a volume never gets a better mode back');
+    assert(
+      MODES.indexOf(mode) >= MODES.indexOf(this.#mode),
+      'a volume never gets a better mode back',
+    );
     this.#mode = mode;
     this.#checkWaiting();
     if (mode !== 'read-write') {
@@ -145,7 +157,10 @@ class Simulation {
       const limit = op === 'flush' ? FLUSH_MAX_MS : REQUEST_MAX_MS;
       const from = op === 'flush' ? since : Math.max(since, this.#backAt);
       const isExcused = op !== 'flush' && this.#awaySince !== Infinity;
-      assert(isExcused || now - from < limit, `I5: ${op} at ${offset}+${length} hangs since ${since} ms`);
+      assert(
+        isExcused || now - from < limit,
+        `I5: ${op} at ${offset}+${length} hangs since ${since} ms`,
+      );
     }
   }
 
@@ -162,6 +177,7 @@ class Simulation {
     const dice = prng.below(64);
     const delay = dice === 0 ? pause * 2000 : dice < 16 ? 0 : (pause * prng.below(1024)) / 512;
     scheduler.after(delay, always, () => {
+      if (this.#isOver) return;
       if (this.#world.volume) this.#act();
       this.#scheduleGuest();
     });
@@ -169,14 +185,15 @@ class Simulation {
 
   #act(): void {
     const {prng, config, volume, life} = this.#world;
-    if (!volume || this.#isRestarting || this.#isOver) return;
+    if (!volume || this.#isRestarting) return;
     const action: GuestAction = prng.weighted(config.guest.weights);
     if (action === 'hydration') this.#changeHydration();
     else if (action === 'outage') this.#startOutage();
     else if (action === 'slowness') this.#changeSpeed();
     else if (action === 'restart') this.#isRestarting = prng.chance(1, 8);
     else if (action === 'crash') this.#planCrash();
-    else if (this.guest.inFlight.size < config.guest.inFlightMax) this.guest.send(volume, life, action);
+    else if (this.guest.inFlight.size < config.guest.inFlightMax)
+      this.guest.send(volume, life, action);
   }
 
   #changeHydration(): void {
@@ -303,6 +320,7 @@ class Simulation {
     }
     trace.add(scheduler.now, '== open');
     volume.selfCheck();
+    await checkCopied(world, volume);
     if (prng.chance(1, 2)) this.#changeHydration();
     if (prng.chance(1, 2)) this.guest.readAll(volume, world.life);
   }
@@ -317,11 +335,13 @@ class Simulation {
     this.#isRestarting = false;
     if (this.#pendingCrash) await this.#crash(this.#pendingCrash);
     if (this.#awaySince !== Infinity) this.#endOutage();
+    await this.#settle();
+    // What was made to fail before may have been answered only now.
     if (this.#needsRestart()) await this.#crash({kind: 'process death'});
     this.#eventsToCrash = 0;
+    await this.#settle();
     const {volume, scheduler, oracle} = world;
     assert(volume !== undefined, 'the volume is open');
-    while (this.guest.inFlight.size > 0) await this.#settleStep();
     volume.setHydration({mode: 'full'});
     await scheduler.run(volume.whenHydrated(), 200_000);
     if (this.guest.failure !== undefined) throw this.guest.failure;
@@ -339,19 +359,24 @@ class Simulation {
     return !volume || volume.report().mode !== 'read-write';
   }
 
-  async #settleStep(): Promise<void> {
-    assert(await this.#world.scheduler.step(), 'the guest always has something to do');
-    this.#checkWaiting();
-    if (this.guest.failure !== undefined) throw this.guest.failure;
+  /** Lets everything that was begun come to its end. */
+  async #settle(): Promise<void> {
+    const {scheduler, always} = this.#world;
+    let isOver = false;
+    scheduler.after(SETTLE_MS, always, () => {
+      isOver = true;
+    });
+    while (!isOver || this.guest.inFlight.size > 0) {
+      assert(await scheduler.step(), 'I5: requests are in flight and nothing is left to happen');
+      this.#checkWaiting();
+      if (this.guest.failure !== undefined) throw this.guest.failure;
+    }
   }
 
   /** Hydrated means the store alone is the volume, durably. */
   #checkStoreAlone(): void {
     const world = this.#world;
-    world.life.isAlive = false;
-    const [store] = world.disksAfter(
-      {kind: 'power cut', storeMode: 'none'}, world.prng, {isAlive: false},
-    );
+    const {store} = world.branch({kind: 'power cut', storeMode: 'none'}, world.prng);
     const {size} = world.config.geometry;
     const step = 64 * SECTOR;
     for (let offset = 0; offset < size; offset += step) {
@@ -359,5 +384,29 @@ class Simulation {
       store.peek(offset, bytes);
       world.oracle.check(offset, bytes);
     }
+  }
+}
+
+/**
+ * I11: what the map calls copied is what the source holds, so that no change is ever left out of a
+ * delta.
+ */
+export async function checkCopied(world: World, volume: Volume): Promise<void> {
+  const {config, store} = world;
+  const {size, blockSize} = config.geometry;
+  const {blocks} = volume.report();
+  if (blocks.copied === 0) return;
+  const ours = new Uint8Array(blockSize);
+  const theirs = new Uint8Array(blockSize);
+  for (let offset = 0; offset < size; offset += blockSize) {
+    if ((await volume.stateAt(offset)) !== 'copied') continue;
+    const length = Math.min(blockSize, size - offset);
+    store.peek(offset, ours.subarray(0, length));
+    fillFromSource(config.content, offset, theirs.subarray(0, length));
+    const isEqual = Buffer.compare(ours.subarray(0, length), theirs.subarray(0, length)) === 0;
+    assert(
+      isEqual,
+      `I11: the block at ${offset} counts as copied and is not what the source holds`,
+    );
   }
 }

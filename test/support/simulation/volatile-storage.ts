@@ -1,8 +1,9 @@
 /**
- * A disk of the simulation: storage in memory that behaves like a kernel's page cache over a drive with
- * a volatile cache, and worse.
+ * A disk of the simulation: storage in memory that behaves like a kernel's page cache over a drive
+ * with a volatile cache, and worse.
  *
- *   submit ──(seeded delay)── sectors land, in pieces, in any order ──(seeded delay)── promise settles
+ *   submit ──(seeded delay)── sectors land, in pieces, in any order ──(seeded delay)── promise
+ *   settles
  *
  *   visible   what reads see: every landed write
  *   durable   what no power cut can take away
@@ -12,13 +13,13 @@
  * - a write in flight has landed wholly, partly (torn at 512 bytes) or not at all;
  * - a read sees each of its two parts at some moment between call and answer, and its buffer holds
  *   rubbish until then;
- * - `sync` makes durable what had *resolved* before the call, nothing else; a failed one makes nothing
- *   durable, and never will (the kernel forgets that those pages were dirty);
+ * - `sync` makes durable what had *resolved* before the call, nothing else; a failed one makes
+ *   nothing durable, and never will (the kernel forgets that those pages were dirty);
  * - a failed write has landed wholly, partly or not at all;
- * - a write that ends inside a sector writes that whole sector, the rest as it was;
+ * - a write that begins or ends inside a sector writes that whole sector, the rest as it was;
  * - a power cut leaves of each sector the durable bytes or any later version (src/wrap/cut.ts);
- * - the death of the process leaves everything that landed, and of what was in flight any part; what
- *   was not durable still is not;
+ * - the death of the process leaves everything that landed, and of what was in flight any part;
+ *   what was not durable still is not;
  * - `background` is what stood there before: the stale bytes of a reused disk (DC9).
  */
 import {assert} from '../../../src/base/assert.js';
@@ -47,7 +48,8 @@ export interface StorageTools {
   /** Milliseconds the next operation takes. */
   readonly latency: (op: StorageOp) => number;
   /** Asked once for each call; an errno makes it fail. */
-  readonly fault?: ((op: StorageOp, offset: number, length: number) => ErrnoCode | undefined) | undefined;
+  readonly fault?:
+    ((op: StorageOp, offset: number, length: number) => ErrnoCode | undefined) | undefined;
   readonly record?: ((event: StorageEvent) => void) | undefined;
 }
 
@@ -62,6 +64,7 @@ interface Landing {
   readonly offset: number;
   /** Undefined for zeroes. */
   readonly bytes: Uint8Array | undefined;
+  readonly length: number;
   readonly request: number;
   /** Sectors of the operation that have not landed yet, as ranges of bytes inside it. */
   pieces: Piece[];
@@ -114,7 +117,8 @@ export class VolatileStorage implements Storage {
     this.#shape = shape;
     this.#tools = tools;
     const options = shape.background ? {background: shape.background} : {};
-    this.#visible = contents?.visible ?? new SparseBytes(shape.size, {chunkSize: CHUNK_SIZE, ...options});
+    this.#visible =
+      contents?.visible ?? new SparseBytes(shape.size, {chunkSize: CHUNK_SIZE, ...options});
     this.#durable = contents?.durable ?? this.#visible.fork();
     this.#pending = contents?.pending ?? new Map<number, Version[]>();
   }
@@ -207,7 +211,9 @@ export class VolatileStorage implements Storage {
     this.#visible.read(offset, buffer);
   }
 
-  /** The disk after a power cut: what was unsynced survives as `mode` says, all of it is durable. */
+  /**
+   * The disk after a power cut: what was unsynced survives as `mode` says, all of it is durable.
+   */
   afterPowerCut(tools: StorageTools, prng: Prng, mode?: CutMode): VolatileStorage {
     const cache = new Map<number, SectorVersion[]>();
     for (const [sector, versions] of this.#pending) cache.set(sector, [...versions]);
@@ -221,7 +227,7 @@ export class VolatileStorage implements Storage {
     }
     const durable = this.#durable.fork();
     for (const [sector, version] of chooseSurvivors(cache, prng, mode).kept) {
-      durable.write(sector * SECTOR, version.bytes);
+      writeSector(durable, sector, version.bytes);
     }
     const contents = {durable, visible: durable.fork(), pending: new Map<number, Version[]>()};
     return new VolatileStorage(this.#shape, tools, contents);
@@ -233,7 +239,10 @@ export class VolatileStorage implements Storage {
     const resolve = (landing: Landing): Landing =>
       landing.resolvedAt === 0 ? {...landing, resolvedAt: this.#moment} : landing;
     for (const [sector, versions] of this.#pending) {
-      pending.set(sector, versions.map((one) => ({...one, landing: resolve(one.landing)})));
+      pending.set(
+        sector,
+        versions.map((one) => ({...one, landing: resolve(one.landing)})),
+      );
     }
     const contents = {durable: this.#durable.fork(), visible: this.#visible.fork(), pending};
     const survivor = new VolatileStorage(this.#shape, tools, contents);
@@ -251,7 +260,6 @@ export class VolatileStorage implements Storage {
   #begin(op: StorageOp, offset: number, length: number): ErrnoCode | undefined {
     assert(!this.#isClosed, `${op} of ${this.name} does not follow close`);
     assertRange(offset, length, this.size);
-    assert(offset % SECTOR === 0, `${op} of ${this.name} begins with a sector`);
     this.#busy++;
     this.#calls++;
     this.#tools.record?.({storage: this.name, kind: op, offset, length});
@@ -267,13 +275,25 @@ export class VolatileStorage implements Storage {
   }
 
   async #land(
-    change: {offset: number; bytes: Uint8Array | undefined; length: number; fault: ErrnoCode | undefined},
+    change: {
+      offset: number;
+      bytes: Uint8Array | undefined;
+      length: number;
+      fault: ErrnoCode | undefined;
+    },
     op: 'write' | 'zero',
   ): Promise<void> {
     const {offset, bytes, length, fault} = change;
     const {prng, latency, record} = this.#tools;
-    const pieces = cutInPieces(length, prng);
-    const landing: Landing = {offset, bytes, request: ++this.#request, pieces, resolvedAt: 0};
+    const pieces = cutInPieces(offset, length, prng);
+    const landing: Landing = {
+      offset,
+      bytes,
+      length,
+      request: ++this.#request,
+      pieces,
+      resolvedAt: 0,
+    };
     this.#inFlight.add(landing);
     if (fault) landing.pieces = pieces.filter(() => prng.chance(1, 2));
     const delay = latency(op);
@@ -296,29 +316,36 @@ export class VolatileStorage implements Storage {
 
   #landPiece(landing: Landing, {from, to}: Piece): void {
     const order = this.#moment++;
-    for (let at = from; at < to; at += SECTOR) {
-      const sector = (landing.offset + at) / SECTOR;
+    const {offset} = landing;
+    for (
+      let sector = Math.floor((offset + from) / SECTOR);
+      sector * SECTOR < offset + to;
+      sector++
+    ) {
       const bytes = this.#sectorOf(landing, sector);
       const version = {bytes, order, request: landing.request, landing, isForgotten: false};
       const versions = this.#pending.get(sector);
       if (versions) versions.push(version);
       else this.#pending.set(sector, [version]);
-      this.#visible.write(sector * SECTOR, bytes);
+      writeSector(this.#visible, sector, bytes);
     }
   }
 
-  /** A copy of what `landing` makes of a sector; the rest of a last, partial one stays as it is. */
-  #sectorOf(landing: Landing, sector: number): Uint8Array {
-    const at = sector * SECTOR - landing.offset;
-    if (!landing.bytes) return ZEROES;
-    const bytes = new Uint8Array(SECTOR);
-    const count = Math.min(SECTOR, landing.bytes.length - at);
-    if (count < SECTOR) {
-      const present = Math.min(SECTOR, this.size - sector * SECTOR);
-      this.#visible.read(sector * SECTOR, bytes.subarray(0, present));
+  /**
+   * A copy of what `landing` makes of a sector; the rest of one it covers in part stays as it is.
+   */
+  #sectorOf({offset, bytes, length}: Landing, sector: number): Uint8Array {
+    const start = sector * SECTOR;
+    const from = Math.max(start, offset);
+    const to = Math.min(start + SECTOR, offset + length);
+    if (!bytes && to - from === SECTOR) return ZEROES;
+    const made = new Uint8Array(SECTOR);
+    if (to - from < SECTOR) {
+      this.#visible.read(start, made.subarray(0, Math.min(SECTOR, this.size - start)));
     }
-    bytes.set(landing.bytes.subarray(at, at + count));
-    return bytes;
+    if (bytes) made.set(bytes.subarray(from - offset, to - offset), from - start);
+    else made.fill(0, from - start, to - start);
+    return made;
   }
 
   /** What a sync called at `called` does to one sector's versions. */
@@ -331,7 +358,7 @@ export class VolatileStorage implements Storage {
     }
     const last = versions.findLastIndex(isCovered);
     if (last < 0) return;
-    this.#durable.write(sector * SECTOR, (versions[last] as Version).bytes);
+    writeSector(this.#durable, sector, (versions[last] as Version).bytes);
     if (last + 1 === versions.length) this.#pending.delete(sector);
     else versions.splice(0, last + 1);
   }
@@ -343,25 +370,37 @@ export class VolatileStorage implements Storage {
   }
 }
 
-/** One to three pieces, in the order they will *not* land in (they are popped). */
-function cutInPieces(length: number, prng: Prng): Piece[] {
-  const sectors = Math.ceil(length / SECTOR);
-  if (sectors < 2 || !prng.chance(2, 5)) return [{from: 0, to: length}];
-  const first = prng.between(1, sectors - 1);
-  const second = prng.between(first, sectors);
-  const ends = [0, first, second, sectors].map((sector) => sector * SECTOR);
+/**
+ * One to three pieces, cut between sectors, in the order they will *not* land in (they are popped).
+ */
+function cutInPieces(offset: number, length: number, prng: Prng): Piece[] {
+  const first = Math.floor(offset / SECTOR);
+  const last = Math.ceil((offset + length) / SECTOR);
+  if (last - first < 2 || !prng.chance(2, 5)) return [{from: 0, to: length}];
+  const one = prng.between(first + 1, last - 1);
+  const ends = [first, one, prng.between(one, last), last].map(
+    (sector) => sector * SECTOR - offset,
+  );
   const pieces: Piece[] = [];
   for (let index = 0; index < 3; index++) {
-    const [from, to] = [ends[index] as number, ends[index + 1] as number];
-    if (from < to) pieces.push({from, to: Math.min(to, length)});
+    const from = Math.max(0, ends[index] as number);
+    const to = Math.min(length, ends[index + 1] as number);
+    if (from < to) pieces.push({from, to});
   }
   return prng.shuffle(pieces);
 }
 
-function sectorsOf(landing: Landing): number[] {
+function sectorsOf({offset, pieces}: Landing): number[] {
   const sectors: number[] = [];
-  for (const {from, to} of landing.pieces) {
-    for (let at = from; at < to; at += SECTOR) sectors.push((landing.offset + at) / SECTOR);
+  for (const {from, to} of pieces) {
+    for (let at = Math.floor((offset + from) / SECTOR); at * SECTOR < offset + to; at++)
+      sectors.push(at);
   }
   return sectors;
+}
+
+/** The last sector of a file may be short. */
+function writeSector(target: SparseBytes, sector: number, bytes: Uint8Array): void {
+  const present = Math.min(SECTOR, target.size - sector * SECTOR);
+  target.write(sector * SECTOR, bytes.subarray(0, present));
 }

@@ -35,14 +35,24 @@ export interface GuestHabits {
 }
 
 export type GuestAction =
-  | 'read' | 'write' | 'zeroes' | 'discard' | 'flush' | 'hydration' | 'outage' | 'slowness'
-  | 'crash' | 'restart';
+  | 'read'
+  | 'write'
+  | 'zeroes'
+  | 'discard'
+  | 'flush'
+  | 'hydration'
+  | 'outage'
+  | 'slowness'
+  | 'crash'
+  | 'restart';
 
 /** A world as the generator says. */
 export function randomConfig(prng: Prng): WorldConfig {
   const blockSize = prng.pick([4, 4, 4, 8, 16, 64]) * KiB;
   const isLarge = prng.chance(1, 12);
-  const blocks = isLarge ? Math.ceil((9 * MiB) / blockSize) : prng.between(2, prng.pick([6, 24, 64]));
+  const blocks = isLarge
+    ? Math.ceil((9 * MiB) / blockSize)
+    : prng.between(2, prng.pick([6, 24, 64]));
   const short = prng.chance(1, 3) ? prng.between(1, blockSize / SECTOR - 1) * SECTOR : 0;
   const geometry = {size: blocks * blockSize - short, blockSize};
   const mapLimits = {
@@ -55,8 +65,11 @@ export function randomConfig(prng: Prng): WorldConfig {
     mapLimits,
     tuning: randomTuning(prng, geometry, mapLimits),
     content: {
-      seed: prng.below(1e9), size: geometry.size, cellSize: prng.pick([1, 4, 4, 32]) * KiB,
-      holes: prng.pick([0, 1, 3]), secretZeroes: prng.pick([0, 1]),
+      seed: prng.below(1e9),
+      size: geometry.size,
+      cellSize: prng.pick([1, 4, 4, 32]) * KiB,
+      holes: prng.pick([0, 1, 3]),
+      secretZeroes: prng.pick([0, 1]),
     },
     hasGarbage: prng.chance(7, 8),
     storeLatency: prng.pick([0.05, 0.2, 1]),
@@ -66,7 +79,11 @@ export function randomConfig(prng: Prng): WorldConfig {
   };
 }
 
-function randomTuning(prng: Prng, geometry: GeometryInput, map: Partial<MapLimits>): Partial<VolumeTuning> {
+function randomTuning(
+  prng: Prng,
+  geometry: GeometryInput,
+  map: Partial<MapLimits>,
+): Partial<VolumeTuning> {
   const blocks = (...counts: number[]): number => prng.pick(counts) * geometry.blockSize;
   return {
     map,

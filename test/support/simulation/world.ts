@@ -3,8 +3,8 @@
  * machine can lose power, its daemon can die, and it comes back with Volume.open.
  *
  * Lives: the daemon's parts (environment, disks, source handle) belong to a Life. A crash ends it:
- * nothing the old daemon waits for ever happens, and the next life gets disks made from what the old
- * ones would have kept.
+ * nothing the old daemon waits for ever happens, and the next life gets disks made from what the
+ * old ones would have kept.
  */
 import {Prng} from '../../../src/base/prng.js';
 import type {ErrnoCode} from '../../../src/base/errors.js';
@@ -32,6 +32,8 @@ export interface WorldOptions {
   bugs?: ReadonlySet<SeededBug> | undefined;
   /** Events the trace keeps. @default 400 */
   traceMax?: number | undefined;
+  /** What is known already. @default that nothing was written yet */
+  oracle?: Oracle;
 }
 
 export class World {
@@ -66,12 +68,20 @@ export class World {
     this.trace = new Trace(options.traceMax);
     this.scheduler = new Scheduler(prng.fork());
     const {content, geometry, mapLimits} = config;
-    this.oracle = new Oracle(geometry.size, (offset) => sourceValue(content, offset));
+    this.oracle =
+      options.oracle ?? new Oracle(geometry.size, (offset) => sourceValue(content, offset));
     const background = (offset: number, bytes: Uint8Array): void => stamp(bytes, offset, GARBAGE);
-    const storeShape = {name: 'store', size: geometry.size, ...(config.hasGarbage ? {background} : {})};
+    const storeShape = {
+      name: 'store',
+      size: geometry.size,
+      ...(config.hasGarbage ? {background} : {}),
+    };
     const mapSize = mapFileSize(geometry, mapLimits);
-    this.store = new VolatileStorage(storeShape, this.storageTools('store', this.life));
-    this.mapFile = new VolatileStorage({name: 'map', size: mapSize}, this.storageTools('map', this.life));
+    this.store = new VolatileStorage(storeShape, this.#storageTools('store', this.life));
+    this.mapFile = new VolatileStorage(
+      {name: 'map', size: mapSize},
+      this.#storageTools('map', this.life),
+    );
     this.source = this.#newSource();
   }
 
@@ -99,9 +109,9 @@ export class World {
   }
 
   /**
-   * Ends the daemon's life, and with a power cut what the disks had not made durable. After a failed sync
-   * the machine goes down with it: what a page cache that forgot its dirty pages shows the next daemon
-   * nobody can make durable or tell apart (docs/DURABILITY.md).
+   * Ends the daemon's life, and with a power cut what the disks had not made durable. After a
+   * failed sync the machine goes down with it: what a page cache that forgot its dirty pages shows
+   * the next daemon nobody can make durable or tell apart (docs/DURABILITY.md).
    */
   crash(choice: CrashChoice): void {
     if (choice.kind === 'process death' && (this.store.hasLostSync || this.mapFile.hasLostSync)) {
@@ -113,29 +123,35 @@ export class World {
     this.trace.add(this.scheduler.now, '==', kind);
     this.endLife();
     this.oracle.crash(kind);
-    const [store, mapFile] = this.disksAfter(choice, this.prng, this.life);
-    this.store = store;
-    this.mapFile = mapFile;
+    [this.store, this.mapFile] = this.#disksAfter(choice, this.prng, this);
   }
 
-  /** What store and map would be after such a crash now; this world goes on untouched. */
-  disksAfter(choice: CrashChoice, prng: Prng, life: Life): [VolatileStorage, VolatileStorage] {
-    const storeTools = this.storageTools('store', life);
-    const mapTools = this.storageTools('map', life);
-    if (choice.kind === 'power cut') {
-      return [
-        this.store.afterPowerCut(storeTools, prng, choice.storeMode),
-        this.mapFile.afterPowerCut(mapTools, prng, choice.mapMode),
-      ];
+  /** The world that comes out of such a crash here; this one goes on as if nothing had happened. */
+  branch(choice: CrashChoice, prng: Prng): World {
+    const branch = new World(this.config, prng, {bugs: this.#bugs, oracle: this.oracle.fork()});
+    branch.oracle.crash(choice.kind);
+    [branch.store, branch.mapFile] = this.#disksAfter(choice, prng, branch);
+    return branch;
+  }
+
+  /** This world's disks after such a crash, as disks of `heir`. */
+  #disksAfter(choice: CrashChoice, prng: Prng, heir: World): [VolatileStorage, VolatileStorage] {
+    const {store, mapFile} = this;
+    const storeTools = heir.#storageTools('store', heir.life);
+    const mapTools = heir.#storageTools('map', heir.life);
+    if (choice.kind === 'process death') {
+      return [store.afterProcessDeath(storeTools, prng), mapFile.afterProcessDeath(mapTools, prng)];
     }
-    return [this.store.afterProcessDeath(storeTools, prng), this.mapFile.afterProcessDeath(mapTools, prng)];
+    return [
+      store.afterPowerCut(storeTools, prng, choice.storeMode),
+      mapFile.afterPowerCut(mapTools, prng, choice.mapMode),
+    ];
   }
 
   /** After an orderly close: the same disks, a new daemon. */
   restart(): void {
     this.endLife();
-    const choice = {kind: 'process death'} as const;
-    [this.store, this.mapFile] = this.disksAfter(choice, this.prng, this.life);
+    [this.store, this.mapFile] = this.#disksAfter({kind: 'process death'}, this.prng, this);
   }
 
   /** The daemon is gone; a new life with a new handle on the source begins. */
@@ -159,16 +175,23 @@ export class World {
   #newSource(): SimSource {
     const {scheduler, prng, life, config} = this;
     return new SimSource(config.content, {
-      scheduler, prng, life,
+      scheduler,
+      prng,
+      life,
       latency: () => this.#latency(config.sourceLatency) * this.sourceSlowness,
       fault: () => this.#counted(this.sourceFault?.()),
     });
   }
 
-  storageTools(name: 'store' | 'map', life: Life): ConstructorParameters<typeof VolatileStorage>[1] {
+  #storageTools(
+    name: 'store' | 'map',
+    life: Life,
+  ): ConstructorParameters<typeof VolatileStorage>[1] {
     const {scheduler, prng, config} = this;
     return {
-      scheduler, prng, life,
+      scheduler,
+      prng,
+      life,
       latency: (op) => {
         const base = op === 'sync' ? config.syncLatency : config.storeLatency;
         return this.#latency(base) * this.storeSlowness;

@@ -1,0 +1,146 @@
+/**
+ * The daemon of one volume: started by `attach` through the launcher, which gave it a session and a
+ * mount namespace of its own. It attaches the volume, says so, and then serves until it is
+ * detached.
+ *
+ * Once it is ready nothing is opened by path on the way of a request, all code is loaded, and the
+ * log does not block: whatever it might wait for could lie on the volume itself.
+ *
+ *   SIGTERM  flush at once, end when nobody uses the device any more (running-volume.ts)
+ *   SIGINT, SIGHUP  ignored: they are meant for whoever typed
+ *   an exception nobody caught  is logged and shown by `status`; the device stays for its users
+ */
+import type {Socket} from 'node:net';
+import {messageOf} from '../base/errors.js';
+import {peerCredentials} from '../native/host.js';
+import {redirectStandardError} from '../storage/files.js';
+import {EarlyLog} from '../storage/log-file.js';
+import {controlHandlers} from './control-handlers.js';
+import {ControlServer} from './control-server.js';
+import {volumePaths} from './paths.js';
+import {RecentErrors} from './recent-errors.js';
+import {StartLink} from './start-link.js';
+import {startVolume, type StartedVolume} from './start-volume.js';
+import {systemClock, systemEnvironment} from './system-environment.js';
+import {Undo} from './undo.js';
+
+const early = new EarlyLog(() => systemClock.wallTime());
+const errors = new RecentErrors();
+const environment = systemEnvironment((level, message, fields) => {
+  early.log(level, message, fields);
+  if (level === 'error') errors.add(message, systemClock.wallTime());
+});
+
+/** The user at the other end of a connection; undefined if that cannot be told. */
+function peerUserId(socket: Socket): number | undefined {
+  const handle = (socket as unknown as {_handle?: {fd?: unknown}})._handle;
+  const fd = handle?.fd;
+  return typeof fd === 'number' && fd >= 0 ? peerCredentials(fd).uid : undefined;
+}
+
+async function end(code: number): Promise<never> {
+  await early.close();
+  process.exit(code);
+}
+
+interface Service {
+  server: ControlServer;
+  /** Ends the process, once the device has gone. */
+  finish(): Promise<void>;
+}
+
+/** Serves the control socket from the moment it listens until the end. */
+function serve({running, volume, directory}: StartedVolume): Service {
+  // The socket goes first: whoever finds none may attach at once, and needs the lock for that.
+  const release = async (): Promise<void> => {
+    server.stopListening();
+    await directory.close();
+  };
+  const finish = async (): Promise<void> => {
+    await release();
+    await server.close();
+    await end(0);
+  };
+  const server = new ControlServer({
+    log: environment.log,
+    peerUserId,
+    handlers: controlHandlers({
+      name: running.name, volume, running,
+      now: () => environment.clock.now(),
+      onGone: async () => {
+        await release();
+        setImmediate(() => void finish());
+      },
+    }),
+  });
+  return {server, finish};
+}
+
+/** What ends a daemon besides `detach`. */
+function watch({running, device}: StartedVolume, finish: () => Promise<void>): void {
+  const finishAnyway = (error: unknown): Promise<void> => {
+    environment.log('error', messageOf(error));
+    return finish();
+  };
+  process.removeAllListeners('SIGTERM');
+  process.on('SIGTERM', () => void running.stopWhenUnused().then(finish, finishAnyway));
+  void device.ended.then(async (isDetached) => {
+    if (!isDetached) await running.endWithoutDevice().then(finish, finishAnyway);
+  });
+}
+
+/** Logs what nobody caught; the result rejects with the first such error. */
+function catchBugs(): Promise<never> {
+  return new Promise((_, reject) => {
+    for (const event of ['uncaughtException', 'unhandledRejection']) {
+      process.on(event, (error: unknown) => {
+        const stack = error instanceof Error ? error.stack : undefined;
+        environment.log('error', `a bug in regrow: ${messageOf(error)}`, {stack});
+        reject(error);
+      });
+    }
+  });
+}
+
+async function main(): Promise<void> {
+  const link = new StartLink();
+  const undo = new Undo();
+  const givenUp = new AbortController();
+  const giveUp = (): void => givenUp.abort();
+  link.signal.addEventListener('abort', giveUp);
+  process.on('SIGTERM', giveUp);
+  process.on('SIGINT', () => {});
+  process.on('SIGHUP', () => {});
+  const crashed = catchBugs();
+  crashed.catch(() => {});
+  try {
+    const request = await link.request();
+    if (request === undefined) return await end(2);
+    process.title = `regrow daemon ${request.name}`;
+    const paths = volumePaths(request.name);
+    const starting = startVolume(request, {
+      environment, errors, link, undo, signal: givenUp.signal,
+      onLogFile: (file) => early.continueIn(file),
+    });
+    const started = await Promise.race([starting, crashed]);
+    const {server, finish} = serve(started);
+    await server.listen(paths.socket);
+    undo.add('close the control socket', () => server.close());
+    // Until now descriptor 2 was a pipe to attach, which tells of a crash at start.
+    redirectStandardError(paths.logFile);
+    process.chdir('/');
+    watch(started, finish);
+    undo.drop();
+    environment.log('info', 'attached', {device: started.device.path});
+    await link.ready(started.running.ready());
+    started.afterReady();
+  } catch (error) {
+    const stack = error instanceof Error ? error.stack : undefined;
+    environment.log('error', messageOf(error), {stack});
+    for (const failure of await undo.run()) link.note(failure);
+    await link.failed(error);
+    await end(1);
+  }
+}
+
+await main();

@@ -1,0 +1,124 @@
+/**
+ * Attaching a volume again from its state: after a detach, a reboot, a daemon that was killed.
+ * Nothing is written before source, store and state have shown that they belong together.
+ */
+import {messageOf, UserError} from '../base/errors.js';
+import {FileStorage} from '../storage/file-storage.js';
+import type {StateDirectory} from '../storage/state-directory.js';
+import {DamagedStateError, Volume} from '../volume/volume.js';
+import {changedOptions, type Values} from './attach-options.js';
+import type {VolumePaths} from './paths.js';
+import {openKnownSource} from './prepare-source.js';
+import {isItsStore, reopenStore, type PreparedStore} from './prepare-store.js';
+import type {AssembledVolume, StartContext} from './start-context.js';
+import type {StartRequest} from './start-protocol.js';
+import {RECORD_NAME, type VolumeRecord, type Witness} from './volume-record.js';
+import {findMismatch} from './witnesses.js';
+
+export async function resumeVolume(
+  request: StartRequest,
+  known: VolumeRecord,
+  paths: VolumePaths,
+  directory: StateDirectory,
+  context: StartContext,
+): Promise<AssembledVolume> {
+  const {undo} = context;
+  const doing = `attach ${request.name}`;
+  const record = await changedRecord(request, known);
+  refuseUnproved(doing, record, known);
+  const {source: text, options} = record;
+  const source = await openKnownSource({doing, text, options, context}, record, known);
+  undo.add('close the source', () => source.source.close());
+  record.source = source.text;
+  record.sourceName = source.source.name;
+  const store = await reopenStore({doing, record, context});
+  const volume = await openVolume(doing, paths, {store, source}, context);
+  await compareStore(doing, record, volume, store);
+  record.detached = null;
+  undo.add(`restore ${paths.volumeFile}`, () => directory.writeJson(RECORD_NAME, known));
+  await directory.writeJson(RECORD_NAME, record);
+  return {record, source, volume};
+}
+
+/** The record with what this call changes; throws for what may not change. */
+async function changedRecord(request: StartRequest, known: VolumeRecord): Promise<VolumeRecord> {
+  const {name, source, store, given} = request;
+  const record = structuredClone(known);
+  if (store !== undefined && (await isItsStore(store, known))) record.store.path = store;
+  if (source !== undefined && store !== undefined) {
+    if (source !== known.source && store !== record.store.path) throw nameTaken(name, known);
+  }
+  const values: Values = {...given};
+  if (source !== undefined) values.source = source;
+  if (store !== undefined) values.store = store;
+  changedOptions(name, 'resumed', values, {
+    ...known.options, source: known.source, store: record.store.path,
+  });
+  Object.assign(record.options, given);
+  record.source = source ?? known.source;
+  return record;
+}
+
+/** Another source and another store: not a resume with changes but another volume's name. */
+function nameTaken(name: string, known: VolumeRecord): UserError {
+  return new UserError(
+    `cannot attach ${name}: the name is taken by the volume that ${known.sourceName} grows back ` +
+      `into ${known.store.path}; choose another name, or remove that one with \`regrow forget ` +
+      `${name}\``,
+  );
+}
+
+/** Without witnesses nothing shows that another source holds the same. */
+function refuseUnproved(doing: string, record: VolumeRecord, known: VolumeRecord): void {
+  if (record.source === known.source || record.witnesses.length > 0) return;
+  throw new UserError(
+    `cannot ${doing} with the source ${record.source}: nothing is known by which to see that it ` +
+      `holds the same as ${known.sourceName}; attach it with that one once`,
+  );
+}
+
+async function openVolume(
+  doing: string,
+  paths: VolumePaths,
+  {store, source}: {store: PreparedStore; source: AssembledVolume['source']},
+  {environment, undo}: StartContext,
+): Promise<Volume> {
+  try {
+    const mapFile = await FileStorage.open(paths.mapFile);
+    undo.add('close the map file', () => mapFile.close());
+    await mapFile.reload();
+    const parts = {store: store.storage, mapFile, source: source.source, environment};
+    const volume = await Volume.open(parts);
+    undo.add('close the volume', () => volume.close());
+    return volume;
+  } catch (error) {
+    if (!(error instanceof DamagedStateError)) {
+      throw new UserError(`cannot ${doing}: ${messageOf(error)}`, {cause: error});
+    }
+    throw new UserError(
+      `cannot ${doing}: its state is damaged (${messageOf(error)}); nothing was touched: put ` +
+        `${paths.mapFile} back from a copy, or give the state up with \`regrow forget --force\``,
+      {cause: error},
+    );
+  }
+}
+
+/** What was copied must still be in the store. */
+async function compareStore(
+  doing: string,
+  record: VolumeRecord,
+  volume: Volume,
+  {storage, path}: PreparedStore,
+): Promise<void> {
+  const copied: Witness[] = [];
+  for (const witness of record.witnesses) {
+    if ((await volume.stateAt(witness.offset)) === 'copied') copied.push(witness);
+  }
+  const mismatch = await findMismatch(storage, copied);
+  if (mismatch === undefined) return;
+  throw new UserError(
+    `cannot ${doing}: the store ${path} no longer holds at byte ${mismatch.offset} what was ` +
+      'copied there, so something else wrote to it or it is another disk; nothing was written: ' +
+      'give the right store back',
+  );
+}
