@@ -35,7 +35,8 @@ namespace {
 
 // Mirrored in src/native/file.ts.
 enum class Operation : uint32_t {
-  read = 0, write = 1, sync_data = 2, sync_all = 3, zero = 4, extents = 5, truncate = 6, allocate = 7
+  read = 0, write = 1, sync_data = 2, sync_all = 3, zero = 4, extents = 5, truncate = 6, allocate = 7,
+  reload = 8
 };
 
 // Data extents one call reports; a fragmented range takes several calls, so none blocks a thread long.
@@ -100,6 +101,12 @@ Finished perform(const FileCore& core, const Call& call) {
     case Operation::allocate:
       result.error = posix_fallocate(fd, static_cast<off_t>(call.offset),
                                      static_cast<off_t>(call.length));
+      break;
+    case Operation::reload:
+      // Dirty pages are written first: dropping takes clean ones only. What an earlier sync failed to
+      // write counts as clean, though it never reached the medium (fsync(2), "errors").
+      result.error = status(fdatasync(fd));
+      if (result.error == 0) result.error = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
       break;
   }
   return result;

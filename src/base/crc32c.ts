@@ -1,7 +1,7 @@
 /**
- * CRC-32C (Castagnoli: reflected, polynomial 0x1EDC6F41, as in iSCSI and ext4), by a table. The addon
- * computes the same faster (native/checksum.ts); this one needs nothing and so serves the pure folders
- * and the laboratory.
+ * CRC-32C (Castagnoli: reflected, polynomial 0x1EDC6F41, as in iSCSI and ext4), by a table. The
+ * addon computes the same faster (native/checksum.ts); this one needs nothing and so serves the
+ * pure folders and the laboratory.
  */
 
 /** 0x1EDC6F41 with its bits reversed. */

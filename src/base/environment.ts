@@ -1,6 +1,7 @@
 /**
- * Everything a volume takes from outside itself besides disks and links: time, chance, memory and the
- * log. Production passes {@link systemEnvironment} (control/), the simulation one that replays a seed.
+ * Everything a volume takes from outside itself besides disks and links: time, chance, memory and
+ * the log. Production passes {@link systemEnvironment} (control/), the simulation one that replays
+ * a seed.
  */
 import type {SeededBug} from './seeded-bugs.js';
 

@@ -1,17 +1,46 @@
 /**
- * Errors of three kinds, never mixed: a programming error is an AssertionError (assert.ts), misuse of
- * the API a TypeError or RangeError at the edge, and everything that can go wrong in operation a
+ * Errors of three kinds, never mixed: a programming error is an AssertionError (assert.ts), misuse
+ * of the API a TypeError or RangeError at the edge, and everything that can go wrong in operation a
  * BlockError, which carries the errno a guest sees.
  */
 import {AssertionError} from './assert.js';
 
 /** The errno values this program raises or passes on (Linux, asm-generic/errno.h). */
 export const ERRNO = {
-  EPERM: 1, ENOENT: 2, EINTR: 4, EIO: 5, ENXIO: 6, EBADF: 9, EAGAIN: 11, ENOMEM: 12, EACCES: 13,
-  EBUSY: 16, EEXIST: 17, ENODEV: 19, ENOTDIR: 20, EISDIR: 21, EINVAL: 22, EMFILE: 24, EFBIG: 27,
-  ENOSPC: 28, EROFS: 30, EPIPE: 32, ERANGE: 34, ENOSYS: 38, EOVERFLOW: 75, EOPNOTSUPP: 95,
-  ENETUNREACH: 101, ECONNABORTED: 103, ECONNRESET: 104, ENOTCONN: 107, ESHUTDOWN: 108,
-  ETIMEDOUT: 110, ECONNREFUSED: 111, EHOSTUNREACH: 113, ESTALE: 116, ECANCELED: 125,
+  EPERM: 1,
+  ENOENT: 2,
+  EINTR: 4,
+  EIO: 5,
+  ENXIO: 6,
+  EBADF: 9,
+  EAGAIN: 11,
+  ENOMEM: 12,
+  EACCES: 13,
+  EBUSY: 16,
+  EEXIST: 17,
+  ENODEV: 19,
+  ENOTDIR: 20,
+  EISDIR: 21,
+  EINVAL: 22,
+  EMFILE: 24,
+  EFBIG: 27,
+  ENOSPC: 28,
+  EROFS: 30,
+  EPIPE: 32,
+  ERANGE: 34,
+  ENOSYS: 38,
+  EOVERFLOW: 75,
+  EOPNOTSUPP: 95,
+  ENETUNREACH: 101,
+  ECONNABORTED: 103,
+  ECONNRESET: 104,
+  ENOTCONN: 107,
+  ESHUTDOWN: 108,
+  ETIMEDOUT: 110,
+  ECONNREFUSED: 111,
+  EHOSTUNREACH: 113,
+  ESTALE: 116,
+  ECANCELED: 125,
 } as const;
 export type ErrnoCode = keyof typeof ERRNO;
 
@@ -59,8 +88,8 @@ export class BlockError extends Error {
 }
 
 /**
- * What a person must be told: one sentence that says what was being done, to what, why it failed and
- * what to do. The command line prints it as it is.
+ * What a person must be told: one sentence that says what was being done, to what, why it failed
+ * and what to do. The command line prints it as it is.
  */
 export class UserError extends Error {
   override readonly name = 'UserError';

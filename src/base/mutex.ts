@@ -1,4 +1,7 @@
-/** Runs asynchronous sections one after the other, in order of arrival; one that fails stops none after it. */
+/**
+ * Runs asynchronous sections one after the other, in order of arrival; one that fails stops none
+ * after it.
+ */
 export class Mutex {
   #tail: Promise<unknown> = Promise.resolve();
 

@@ -1,7 +1,8 @@
 /**
- * Four bits an entry, two entries a byte (the even one in the low half): the overwrite map's memory.
- * The low three bits are a value 0-7, the highest is a mark that can be set, found and cleared quickly.
- * Bit operators live here, on indices below 2^31 only; offsets in bytes never come near them.
+ * Four bits an entry, two entries a byte (the even one in the low half): the overwrite map's
+ * memory. The low three bits are a value 0-7, the highest is a mark that can be set, found and
+ * cleared quickly. Bit operators live here, on indices below 2^31 only; offsets in bytes never come
+ * near them.
  */
 
 const VALUE = 0x7;
@@ -28,7 +29,11 @@ export function setAt(bytes: Uint8Array, index: number, value: number, marked: b
 
 /** Sets entries [start, end). */
 export function fillEntries(
-  bytes: Uint8Array, start: number, end: number, value: number, marked: boolean,
+  bytes: Uint8Array,
+  start: number,
+  end: number,
+  value: number,
+  marked: boolean,
 ): void {
   const entry = marked ? value | MARK : value;
   let index = start;

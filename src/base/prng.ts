@@ -1,9 +1,9 @@
 /**
- * A small seeded generator of numbers for laboratories: the same seed gives the same numbers on every
- * machine. Choices use whole numbers only, so a seed replays exactly. Not for secrets.
+ * A small seeded generator of numbers for laboratories: the same seed gives the same numbers on
+ * every machine. Choices use whole numbers only, so a seed replays exactly. Not for secrets.
  *
- * The algorithm is sfc32 (Chris Doty-Humphrey, PractRand), seeded through splitmix32. Bit operators act
- * on its 32-bit words, never on offsets.
+ * The algorithm is sfc32 (Chris Doty-Humphrey, PractRand), seeded through splitmix32. Bit operators
+ * act on its 32-bit words, never on offsets.
  */
 import {assert} from './assert.js';
 

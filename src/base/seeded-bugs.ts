@@ -1,16 +1,22 @@
 /**
- * Bugs that the laboratory can switch on, one at a time, to prove that it would find them. Each is a
- * line of production code that asks `environment.bugs.has(…)`; production passes the empty set. A bug
- * the simulation or the crash suite does not find within a minute means the laboratory is a toy.
+ * Bugs that the laboratory can switch on, one at a time, to prove that it would find them. Each is
+ * a line of production code that asks `environment.bugs.has(…)`; production passes the empty set. A
+ * bug the simulation or the crash suite does not find within a minute means the laboratory is a
+ * toy.
  */
 export const SEEDED_BUGS = {
   'no-barrier-before-map': 'The map is written without syncing the store first (breaks I2).',
-  'dirty-set-after-sync': 'A commit takes its dirty set after the store sync instead of before (breaks I2).',
-  'late-install': 'Fetched bytes are installed without looking again whether the block is still absent (breaks I4).',
-  'no-intent-mark': 'A copied block is overwritten without a durable mark for its region (breaks I11).',
+  'dirty-set-after-sync':
+    'A commit takes its dirty set after the store sync instead of before (breaks I2).',
+  'late-install':
+    'Fetched bytes are installed without looking again whether the block is still absent (breaks I4).',
+  'no-intent-mark':
+    'A copied block is overwritten without a durable mark for its region (breaks I11).',
   'mask-not-committed': 'A commit leaves out the sector masks of partial blocks (breaks I3).',
-  'ack-before-map-sync': 'A flush is answered when the map is written, before it is synced (breaks I3).',
-  'zero-settled-early': 'A zeroed block counts as overwritten before its zeroes are in the store (breaks I2).',
+  'ack-before-map-sync':
+    'A flush is answered when the map is written, before it is synced (breaks I3).',
+  'zero-settled-early':
+    'A zeroed block counts as overwritten before its zeroes are in the store (breaks I2).',
 } as const;
 
 export type SeededBug = keyof typeof SEEDED_BUGS;

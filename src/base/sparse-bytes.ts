@@ -1,6 +1,6 @@
 /**
- * Bytes in memory that cost only where they were written: chunks of a fixed size in a Map. A disk of
- * 64 TiB is as cheap as one of 64 KiB.
+ * Bytes in memory that cost only where they were written: chunks of a fixed size in a Map. A disk
+ * of 64 TiB is as cheap as one of 64 KiB.
  *
  * What was never written reads zeroes, or what a `background` function gives (the stale bytes of a
  * reused disk). `fork` is cheap: both share their chunks until one writes.
@@ -69,7 +69,9 @@ export class SparseBytes {
     });
   }
 
-  /** Whether nothing is kept for the chunk `offset` lies in, so that it reads zeroes or background. */
+  /**
+   * Whether nothing is kept for the chunk `offset` lies in, so that it reads zeroes or background.
+   */
   isUnallocated(offset: number): boolean {
     return !this.#chunks.has(divideDown(offset, this.#chunkSize));
   }

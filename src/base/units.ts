@@ -10,7 +10,16 @@ export const TiB = 1024 * GiB;
 export const SECTOR = 512;
 
 const SUFFIXES: Readonly<Record<string, number>> = {
-  '': 1, b: 1, k: KiB, kib: KiB, m: MiB, mib: MiB, g: GiB, gib: GiB, t: TiB, tib: TiB,
+  '': 1,
+  b: 1,
+  k: KiB,
+  kib: KiB,
+  m: MiB,
+  mib: MiB,
+  g: GiB,
+  gib: GiB,
+  t: TiB,
+  tib: TiB,
 };
 
 /** Bytes meant by `64K`, `1.5G`, `4096`; undefined for anything else or above 2^53. */
@@ -72,7 +81,11 @@ export function isPowerOfTwo(value: number): boolean {
 /** Asserts that [offset, offset+length) is a sane range inside `size` bytes. */
 export function assertRange(offset: number, length: number, size: number): void {
   assert(
-    Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && offset + length <= size,
+    Number.isSafeInteger(offset) &&
+      Number.isSafeInteger(length) &&
+      offset >= 0 &&
+      length >= 0 &&
+      offset + length <= size,
     `range ${offset}+${length} lies inside 0+${size}`,
   );
 }

@@ -1,7 +1,7 @@
 /**
- * The state of a block, as a table: what a read, a write, a zeroing and an arriving fetch do in each
- * state. The volume asks this table, the map asserts every change against it, and docs/DESIGN.md prints
- * it (scripts/render-tables.ts), so the three cannot drift apart.
+ * The state of a block, as a table: what a read, a write, a zeroing and an arriving fetch do in
+ * each state. The volume asks this table, the map asserts every change against it, and
+ * docs/DESIGN.md prints it (scripts/render-tables.ts), so the three cannot drift apart.
  *
  * A state says where the truth about the block is:
  *
@@ -11,9 +11,9 @@
  *   overwritten  the store holds what the guest wrote; the source is stale for ever
  *   zeroed       zeroes, whatever the store or source hold; the source is stale for ever
  *
- * I1: overwritten and zeroed never turn back to absent or copied. I4: a fetch changes absent blocks and
- * the unmasked sectors of partial ones, nothing else. `settled` is regrow's own event: the zeroes of a
- * zeroed block have been put into the store, so that the store alone is the volume.
+ * I1: overwritten and zeroed never turn back to absent or copied. I4: a fetch changes absent blocks
+ * and the unmasked sectors of partial ones, nothing else. `settled` is regrow's own event: the
+ * zeroes of a zeroed block have been put into the store, so that the store alone is the volume.
  */
 
 export const BLOCK_STATES = ['absent', 'partial', 'copied', 'overwritten', 'zeroed'] as const;
@@ -43,37 +43,80 @@ export interface StateRow {
   readonly zeroing: BlockState;
   /** The state once fetched bytes are installed; undefined: they are dropped. */
   readonly fetched: BlockState | undefined;
-  /** The state once regrow itself has put the block's zeroes into the store; undefined: cannot happen. */
+  /**
+   * The state once regrow itself has put the block's zeroes into the store; undefined: cannot
+   * happen.
+   */
   readonly settled: BlockState | undefined;
   /** Whether the store alone gives the block's bytes (what `hydrated` asks of every block). */
   readonly isLocal: boolean;
   /**
-   * Whether a write in this state needs a durable intent mark for its region first (I11): wherever the
-   * map on disk may still say *copied*. A zeroed block may have been copied at the last commit.
+   * Whether a write in this state needs a durable intent mark for its region first (I11): wherever
+   * the map on disk may still say *copied*. A zeroed block may have been copied at the last commit.
    */
   readonly writeNeedsIntent: 'no' | 'yes' | 'until committed';
 }
 
 export const STATE_TABLE = {
   absent: {
-    code: ABSENT, read: 'source', wholeWrite: 'overwritten', partWrite: 'partial', partWriteFillsZeroes: false,
-    zeroing: 'zeroed', fetched: 'copied', settled: undefined, isLocal: false, writeNeedsIntent: 'no',
+    code: ABSENT,
+    read: 'source',
+    wholeWrite: 'overwritten',
+    partWrite: 'partial',
+    partWriteFillsZeroes: false,
+    zeroing: 'zeroed',
+    fetched: 'copied',
+    settled: undefined,
+    isLocal: false,
+    writeNeedsIntent: 'no',
   },
   partial: {
-    code: PARTIAL, read: 'mask decides', wholeWrite: 'overwritten', partWrite: 'partial', partWriteFillsZeroes: false,
-    zeroing: 'zeroed', fetched: 'overwritten', settled: undefined, isLocal: false, writeNeedsIntent: 'no',
+    code: PARTIAL,
+    read: 'mask decides',
+    wholeWrite: 'overwritten',
+    partWrite: 'partial',
+    partWriteFillsZeroes: false,
+    zeroing: 'zeroed',
+    fetched: 'overwritten',
+    settled: undefined,
+    isLocal: false,
+    writeNeedsIntent: 'no',
   },
   copied: {
-    code: COPIED, read: 'store', wholeWrite: 'overwritten', partWrite: 'overwritten', partWriteFillsZeroes: false,
-    zeroing: 'zeroed', fetched: undefined, settled: undefined, isLocal: true, writeNeedsIntent: 'yes',
+    code: COPIED,
+    read: 'store',
+    wholeWrite: 'overwritten',
+    partWrite: 'overwritten',
+    partWriteFillsZeroes: false,
+    zeroing: 'zeroed',
+    fetched: undefined,
+    settled: undefined,
+    isLocal: true,
+    writeNeedsIntent: 'yes',
   },
   overwritten: {
-    code: OVERWRITTEN, read: 'store', wholeWrite: 'overwritten', partWrite: 'overwritten', partWriteFillsZeroes: false,
-    zeroing: 'zeroed', fetched: undefined, settled: undefined, isLocal: true, writeNeedsIntent: 'no',
+    code: OVERWRITTEN,
+    read: 'store',
+    wholeWrite: 'overwritten',
+    partWrite: 'overwritten',
+    partWriteFillsZeroes: false,
+    zeroing: 'zeroed',
+    fetched: undefined,
+    settled: undefined,
+    isLocal: true,
+    writeNeedsIntent: 'no',
   },
   zeroed: {
-    code: ZEROED, read: 'zeroes', wholeWrite: 'overwritten', partWrite: 'overwritten', partWriteFillsZeroes: true,
-    zeroing: 'zeroed', fetched: undefined, settled: 'overwritten', isLocal: false, writeNeedsIntent: 'until committed',
+    code: ZEROED,
+    read: 'zeroes',
+    wholeWrite: 'overwritten',
+    partWrite: 'overwritten',
+    partWriteFillsZeroes: true,
+    zeroing: 'zeroed',
+    fetched: undefined,
+    settled: 'overwritten',
+    isLocal: false,
+    writeNeedsIntent: 'until committed',
   },
 } as const satisfies Record<BlockState, StateRow>;
 

@@ -32,10 +32,13 @@ export interface GeometryInput {
   blockSize: number;
 }
 
-/** The block size for a volume of `size` bytes when none is asked for: 64 KiB, more above 64 TiB. */
+/**
+ * The block size for a volume of `size` bytes when none is asked for: 64 KiB, more above 64 TiB.
+ */
 export function defaultBlockSize(size: number): number {
   let blockSize = BLOCK_SIZE_DEFAULT;
-  while (divideUp(size, blockSize) > BLOCK_COUNT_COMFORTABLE && blockSize < BLOCK_SIZE_MAX) blockSize *= 2;
+  while (divideUp(size, blockSize) > BLOCK_COUNT_COMFORTABLE && blockSize < BLOCK_SIZE_MAX)
+    blockSize *= 2;
   return blockSize;
 }
 

@@ -1,17 +1,18 @@
 /**
  * The intent log in core: which regions carry a durable "may differ" mark (I11).
  *
- * Before the first write to a region that could make the store differ from what the map on disk says
- * (block-state.ts, `writeNeedsIntent`), the region's mark is durable. After an unclean stop, copied blocks
- * of marked regions count as overwritten. A mark is taken off lazily, together with a commit that makes
- * the true states durable, and only when the table is filling up or the volume closes.
+ * Before the first write to a region that could make the store differ from what the map on disk
+ * says (block-state.ts, `writeNeedsIntent`), the region's mark is durable. After an unclean stop,
+ * copied blocks of marked regions count as overwritten. A mark is taken off lazily, together with a
+ * commit that makes the true states durable, and only when the table is filling up or the volume
+ * closes.
  *
  *   (none) ──begin──▶ pending ──record synced──▶ marked ──takeClears──▶ clearing ──record built──▶ leaving
  *                                                   ▲                      │ begin                    │ synced
  *                                                   └──────────────────────┘                          ▼
  *                                                                                                  (none)
- * A write that meets a leaving region waits until it is gone and marks it anew: the two records are then
- * in the order of the decisions. Writes in flight keep a region from being cleared.
+ * A write that meets a leaving region waits until it is gone and marks it anew: the two records are
+ * then in the order of the decisions. Writes in flight keep a region from being cleared.
  */
 import {assert} from '../base/assert.js';
 import {Budget} from '../base/budget.js';
@@ -71,8 +72,10 @@ export class IntentLog {
   }
 
   /**
-   * Takes regions [first, last] into use by one write; resolves once their marks are durable. Ended with
-   * {@link end} unless it rejects. Waits for room while it holds nothing, so writes cannot block each other.
+   * Takes regions [first, last] into use by one write; resolves once their marks are durable. Ended
+   * with
+   * {@link end} unless it rejects. Waits for room while it holds nothing, so writes cannot block
+   * each other.
    */
   async begin(first: number, last: number): Promise<void> {
     if (this.#options.environment.bugs.has('no-intent-mark')) return;
@@ -109,7 +112,9 @@ export class IntentLog {
     const regions = Array.from({length: last - first + 1}, (_, index) => first + index);
     let taken = 0;
     for (;;) {
-      const leaving = regions.map((region) => this.#marks.get(region)).find((mark) => mark?.state === 'leaving');
+      const leaving = regions
+        .map((region) => this.#marks.get(region))
+        .find((mark) => mark?.state === 'leaving');
       const missing = regions.filter((region) => !this.#marks.has(region));
       if (!leaving && (missing.length <= taken || this.#room.tryTake(missing.length - taken))) {
         if (taken > missing.length) this.#room.give(taken - missing.length);
@@ -130,7 +135,10 @@ export class IntentLog {
     }
   }
 
-  /** Joins the next record; one is on its way at a time, so marks asked for meanwhile share one sync. */
+  /**
+   * Joins the next record; one is on its way at a time, so marks asked for meanwhile share one
+   * sync.
+   */
   #makeDurable(region: number): void {
     const group = this.#pending ?? this.#startGroup();
     group.regions.push(region);
@@ -154,8 +162,8 @@ export class IntentLog {
   }
 
   /**
-   * Begins to clear marks that no write uses: `all`, or down to half once three quarters are taken. Called
-   * with the dirty set; the states of their blocks ride the same commit.
+   * Begins to clear marks that no write uses: `all`, or down to half once three quarters are taken.
+   * Called with the dirty set; the states of their blocks ride the same commit.
    */
   takeClears(all: boolean): number {
     const {capacity} = this.#options;
@@ -203,7 +211,10 @@ export class IntentLog {
 
   #remove(region: number): void {
     const mark = this.#marks.get(region);
-    assert(mark !== undefined && mark.users === 0, 'I11: a mark leaves only while no write uses it');
+    assert(
+      mark !== undefined && mark.users === 0,
+      'I11: a mark leaves only while no write uses it',
+    );
     this.#memory[mark.slot] = 0;
     this.#freeSlots.push(mark.slot);
     this.#marks.delete(region);

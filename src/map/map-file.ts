@@ -1,21 +1,23 @@
 /**
- * The overwrite map on disk: paged, checksummed, safe against a crash at any moment, and as cheap to
- * commit as what changed.
+ * The overwrite map on disk: paged, checksummed, safe against a crash at any moment, and as cheap
+ * to commit as what changed.
  *
- * Durable truth = the newest checkpoint (directory + page slots + side area) + the log records after it.
+ * Durable truth = the newest checkpoint (directory + page slots + side area) + the log records
+ * after it.
  *
  *   append      one record behind the last, then sync. That is a commit, or an intent mark.
  *   checkpoint  changed pages into their unused slots, side area and directory into their unused copies,
  *               sync; then the unused superblock with the next generation, sync. From then on the log is
  *               empty: its old records belong to an older generation.
  *
- * Nothing a valid superblock points to is ever overwritten, so a crash leaves the checkpoint before or
- * the one after, whole. Both superblocks are always valid (a sector is written whole or not at all), so
- * an invalid one is damage: falling back silently would bring an old map to life.
+ * Nothing a valid superblock points to is ever overwritten, so a crash leaves the checkpoint before
+ * or the one after, whole. Both superblocks are always valid (a sector is written whole or not at
+ * all), so an invalid one is damage: falling back silently would bring an old map to life.
  *
  * The file is never mapped shared; it is written by these two calls only. A failed write or sync is
- * final: the caller stops writing and drops to read-only mode. Calls are serialised here, and what a
- * record says is asked for when its turn comes (`build`), so records are in the order of decisions.
+ * final: the caller stops writing and drops to read-only mode. Calls are serialised here, and what
+ * a record says is asked for when its turn comes (`build`), so records are in the order of
+ * decisions.
  */
 import {assert} from '../base/assert.js';
 import {crc32c} from '../base/crc32c.js';
@@ -26,19 +28,40 @@ import type {Storage} from '../storage/storage.js';
 import {ABSENT} from './block-state.js';
 import {Geometry, type GeometryInput, geometryProblem, PAGE_BYTES} from './geometry.js';
 import {
-  type Copy, decodeDirectoryEntry, decodeSide, decodeSuperblock, defaultLimits, DIRECTORY_ENTRY_BYTES,
-  directoryEntryOf, encodeDirectoryEntry, encodeSide, encodeSuperblock, KIND_SLOT_0, KIND_SLOT_1,
-  MapLayout, type MapLimits, other, type SideTables, type Superblock, SUPERBLOCK_BYTES,
+  type Copy,
+  decodeDirectoryEntry,
+  decodeSide,
+  decodeSuperblock,
+  defaultLimits,
+  DIRECTORY_ENTRY_BYTES,
+  directoryEntryOf,
+  encodeDirectoryEntry,
+  encodeSide,
+  encodeSuperblock,
+  KIND_SLOT_0,
+  KIND_SLOT_1,
+  MapLayout,
+  type MapLimits,
+  other,
+  type SideTables,
+  type Superblock,
+  SUPERBLOCK_BYTES,
 } from './map-layout.js';
 import {encodeRecord, type LogRecord, recordBytes, scanLog} from './map-log.js';
 import {MIXED, type OverwriteMap, type PageImage} from './overwrite-map.js';
 
 export {mapFileSize} from './map-layout.js';
 
-/** The state on disk contradicts itself: nothing was written, and nothing may be until a person looked. */
+/**
+ * The state on disk contradicts itself: nothing was written, and nothing may be until a person
+ * looked.
+ */
 export class DamagedStateError extends BlockError {
   constructor(name: string, what: string) {
-    super('EIO', `the overwrite map in ${name} is damaged: ${what}`, {op: 'open', isPermanent: true});
+    super('EIO', `the overwrite map in ${name} is damaged: ${what}`, {
+      op: 'open',
+      isPermanent: true,
+    });
   }
 }
 
@@ -70,6 +93,8 @@ export class MapFile {
   #superblockCopy: Copy;
   #sequence: number;
   #logEnd: number;
+  /** Why nothing is written any more; never cleared. */
+  #failure: unknown;
   /** Bytes of the log promised to commits that are under way. */
   #reservedBytes = 0;
 
@@ -88,9 +113,14 @@ export class MapFile {
     }
   }
 
-  /** Writes the map of a volume whose blocks are all absent, durably. The storage may hold anything before. */
+  /**
+   * Writes the map of a volume whose blocks are all absent, durably. The storage may hold anything
+   * before.
+   */
   static async format(
-    storage: Storage, input: GeometryInput, wanted: Partial<MapLimits> = {},
+    storage: Storage,
+    input: GeometryInput,
+    wanted: Partial<MapLimits> = {},
   ): Promise<void> {
     const problem = geometryProblem(input);
     if (problem !== undefined) throw new RangeError(problem);
@@ -109,25 +139,45 @@ export class MapFile {
     await storage.write(layout.sideOffset(0), side);
     await storage.sync();
     const superblock: Superblock = {
-      geometry: input, limits, generation: 1, sequence: 0, directory: 0, side: 0, isClean: true,
-      directoryCrc: crc32c(directory), sideCrc: crc32c(side), sideLength: side.length,
+      geometry: input,
+      limits,
+      generation: 1,
+      sequence: 0,
+      directory: 0,
+      side: 0,
+      isClean: true,
+      directoryCrc: crc32c(directory),
+      sideCrc: crc32c(side),
+      sideLength: side.length,
     };
     await storage.write(layout.superblockOffset(0), encodeSuperblock(superblock));
-    await storage.write(layout.superblockOffset(1), encodeSuperblock({...superblock, generation: 0}));
+    await storage.write(
+      layout.superblockOffset(1),
+      encodeSuperblock({...superblock, generation: 0}),
+    );
     await storage.sync();
   }
 
-  /** Reads and checks everything but the page slots; writes nothing. Throws {@link DamagedStateError}. */
+  /**
+   * Reads and checks everything but the page slots; writes nothing. Throws {@link
+   * DamagedStateError}.
+   *
+   * It syncs first: a process that died may have left a superblock or record in the page cache
+   * alone. What is built on it here overwrites the copies before it, so it must not vanish with the
+   * power any more.
+   */
   static async open(storage: Storage): Promise<{file: MapFile; recovery: MapRecovery}> {
     const damaged = (what: string): never => {
       throw new DamagedStateError(storage.name, what);
     };
+    await storage.sync();
     const {superblock, copy} = await readSuperblocks(storage, damaged);
     const problem = geometryProblem(superblock.geometry);
     if (problem !== undefined) damaged(problem);
     const geometry = new Geometry(superblock.geometry);
     const layout = new MapLayout(geometry, superblock.limits);
-    if (storage.size < layout.totalBytes) damaged(`it ends at ${storage.size} of ${layout.totalBytes} bytes`);
+    if (storage.size < layout.totalBytes)
+      damaged(`it ends at ${storage.size} of ${layout.totalBytes} bytes`);
     const directory = new Uint8Array(layout.directoryBytes);
     const log = new Uint8Array(superblock.limits.logBytes);
     if (superblock.sideLength > layout.sideBytes) damaged('its side area is longer than its place');
@@ -154,7 +204,10 @@ export class MapFile {
       const sum = counts.reduce((total, count) => total + count, 0);
       const isKnown = kind < counts.length || kind === KIND_SLOT_0 || kind === KIND_SLOT_1;
       if (!isKnown || sum !== this.geometry.blocksIn(page)) {
-        throw new DamagedStateError(this.#storage.name, `its directory entry ${page} says what cannot be`);
+        throw new DamagedStateError(
+          this.#storage.name,
+          `its directory entry ${page} says what cannot be`,
+        );
       }
       map.setPageFromDisk(page, kind < counts.length ? kind : MIXED, counts);
     }
@@ -180,12 +233,12 @@ export class MapFile {
   }
 
   /**
-   * Appends a record in room reserved for `reservedFor` and makes it durable. `build` gives the record when
-   * its turn comes; it may have shrunk by then, not grown.
+   * Appends a record in room reserved for `reservedFor` and makes it durable. `build` gives the
+   * record when its turn comes; it may have shrunk by then, not grown.
    */
   append(reservedFor: LogRecord, build: () => LogRecord, isSynced = true): Promise<void> {
     const reserved = recordBytes(this.geometry, reservedFor);
-    return this.#serial.run(async () => {
+    return this.#write(async () => {
       const sequence = this.#sequence + 1;
       const bytes = encodeRecord(this.geometry, build(), this.#superblock.generation, sequence);
       assert(bytes.length <= reserved, 'a record fits the room reserved for it');
@@ -201,11 +254,11 @@ export class MapFile {
   }
 
   /**
-   * Writes a checkpoint that contains every record so far. `build` gives its content when its turn comes;
-   * the pages must be what they were when the store was last synced.
+   * Writes a checkpoint that contains every record so far. `build` gives its content when its turn
+   * comes; the pages must be what they were when the store was last synced.
    */
   checkpoint(build: () => CheckpointContent): Promise<void> {
-    return this.#serial.run(async () => {
+    return this.#write(async () => {
       const {pages, isClean, intents, masks} = build();
       const side = encodeSide(this.geometry, {intents, masks});
       const next: Superblock = {
@@ -231,6 +284,22 @@ export class MapFile {
       this.#superblock = next;
       this.#superblockCopy = copy;
       this.#logEnd = 0;
+    });
+  }
+
+  /**
+   * Runs what writes, in order of arrival. A failed write or sync is final: whether its bytes
+   * landed nobody knows, so a record or checkpoint after it could make the file contradict itself.
+   */
+  #write(section: () => Promise<void>): Promise<void> {
+    return this.#serial.run(async () => {
+      if (this.#failure !== undefined) throw this.#failure;
+      try {
+        await section();
+      } catch (error) {
+        this.#failure = error;
+        throw error;
+      }
     });
   }
 
@@ -271,7 +340,8 @@ interface Opened {
 }
 
 async function readSuperblocks(
-  storage: Storage, damaged: (what: string) => never,
+  storage: Storage,
+  damaged: (what: string) => never,
 ): Promise<{superblock: Superblock; copy: Copy}> {
   const sector = alignUp(SUPERBLOCK_BYTES, 512);
   if (storage.size < 4096 + sector) damaged(`it has only ${storage.size} bytes`);
@@ -284,7 +354,8 @@ async function readSuperblocks(
     found.push(superblock);
   }
   const [first, second] = found as [Superblock, Superblock];
-  if (Math.abs(first.generation - second.generation) !== 1) damaged('its superblocks are not neighbours');
+  if (Math.abs(first.generation - second.generation) !== 1)
+    damaged('its superblocks are not neighbours');
   return first.generation > second.generation
     ? {superblock: first, copy: 0}
     : {superblock: second, copy: 1};

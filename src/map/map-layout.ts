@@ -1,6 +1,6 @@
 /**
- * Where things lie in a map file, and how they are written as bytes (docs/FORMATS.md, "Map file"). All
- * numbers are little-endian; numbers that may pass 2^32 are doubles holding exact integers.
+ * Where things lie in a map file, and how they are written as bytes (docs/FORMATS.md, "Map file").
+ * All numbers are little-endian; numbers that may pass 2^32 are doubles holding exact integers.
  *
  *   0         superblock 0, one sector            (the valid one with the higher generation counts)
  *   4096      superblock 1, one sector
@@ -53,7 +53,10 @@ export function defaultLimits(geometry: Geometry, wanted: Partial<MapLimits> = {
   const intentCountMax = wanted.intentCountMax ?? INTENT_COUNT_MAX;
   return {
     // All marks at once fit one record of an empty log.
-    logBytes: alignUp(Math.max(wanted.logBytes ?? LOG_BYTES_DEFAULT, 1024 + 16 * intentCountMax), 4096),
+    logBytes: alignUp(
+      Math.max(wanted.logBytes ?? LOG_BYTES_DEFAULT, 1024 + 16 * intentCountMax),
+      4096,
+    ),
     intentCountMax,
     maskCountMax: maskCountMax(geometry, wanted.maskCountMax),
   };
@@ -170,7 +173,11 @@ export interface DirectoryEntry {
   crc: number;
 }
 
-export function encodeDirectoryEntry(directory: Uint8Array, page: number, entry: DirectoryEntry): void {
+export function encodeDirectoryEntry(
+  directory: Uint8Array,
+  page: number,
+  entry: DirectoryEntry,
+): void {
   const view = new DataView(directory.buffer, directory.byteOffset + page * DIRECTORY_ENTRY_BYTES);
   view.setUint8(0, entry.kind);
   entry.counts.forEach((count, code) => view.setUint16(2 + code * 2, count, true));
@@ -219,18 +226,31 @@ export function decodeSide(geometry: Geometry, bytes: Uint8Array): SideTables | 
   const maskCount = view.getUint32(4, true);
   if (bytes.length !== 8 + intentCount * 8 + maskCount * (8 + bytesPerMask)) return undefined;
   const intents: number[] = [];
-  for (let index = 0; index < intentCount; index++) intents.push(view.getFloat64(8 + index * 8, true));
+  for (let index = 0; index < intentCount; index++)
+    intents.push(view.getFloat64(8 + index * 8, true));
   const masks: MaskImage[] = [];
-  for (let index = 0, at = 8 + intentCount * 8; index < maskCount; index++, at += 8 + bytesPerMask) {
-    masks.push({block: view.getFloat64(at, true), mask: bytes.slice(at + 8, at + 8 + bytesPerMask)});
+  for (
+    let index = 0, at = 8 + intentCount * 8;
+    index < maskCount;
+    index++, at += 8 + bytesPerMask
+  ) {
+    masks.push({
+      block: view.getFloat64(at, true),
+      mask: bytes.slice(at + 8, at + 8 + bytesPerMask),
+    });
   }
   const isSane =
-    intents.every((region) => Number.isInteger(region) && region >= 0 && region < geometry.regionCount) &&
+    intents.every(
+      (region) => Number.isInteger(region) && region >= 0 && region < geometry.regionCount,
+    ) &&
     masks.every(({block}) => Number.isInteger(block) && block >= 0 && block < geometry.blockCount);
   return isSane ? {intents, masks} : undefined;
 }
 
-/** The directory entry of a page that a checkpoint put into `slot` (unused where the page is uniform). */
+/**
+ * The directory entry of a page that a checkpoint put into `slot` (unused where the page is
+ * uniform).
+ */
 export function directoryEntryOf(image: PageImage, slot: Copy): DirectoryEntry {
   if (image.entries === undefined) return {kind: image.kind, counts: image.counts, crc: 0};
   const kind = slot === 0 ? KIND_SLOT_0 : KIND_SLOT_1;
@@ -242,4 +262,3 @@ export function mapFileSize(input: GeometryInput, wanted: Partial<MapLimits> = {
   const geometry = new Geometry(input);
   return new MapLayout(geometry, defaultLimits(geometry, wanted)).totalBytes;
 }
-

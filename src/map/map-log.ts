@@ -5,9 +5,10 @@
  *            then the entries; the next record begins at the next multiple of 512
  *   entry    kind u8, state u8, 2 bytes 0, count u32, start f64; a mask's bytes follow its entry
  *
- * A record belongs to the superblock of its generation and follows the record with the sequence before
- * it. Records are written one at a time, each synced before the next, so after a crash only the last one
- * can be torn: a valid record behind an invalid one means damage, not a crash, and is refused.
+ * A record belongs to the superblock of its generation and follows the record with the sequence
+ * before it. Records are written one at a time, each synced before the next, so after a crash only
+ * the last one can be torn: a valid record behind an invalid one means damage, not a crash, and is
+ * refused.
  */
 import {crc32c} from '../base/crc32c.js';
 import {alignUp, SECTOR} from '../base/units.js';
@@ -25,7 +26,9 @@ const ENTRY_MASK = 2;
 const ENTRY_INTENT_SET = 3;
 const ENTRY_INTENT_CLEAR = 4;
 
-/** What one record says. Runs come before masks: a mask belongs to a block that is partial by then. */
+/**
+ * What one record says. Runs come before masks: a mask belongs to a block that is partial by then.
+ */
 export interface LogRecord {
   runs: StateRun[];
   masks: MaskImage[];
@@ -43,7 +46,10 @@ export function recordBytes(geometry: Geometry, record: LogRecord): number {
 }
 
 export function encodeRecord(
-  geometry: Geometry, record: LogRecord, generation: number, sequence: number,
+  geometry: Geometry,
+  record: LogRecord,
+  generation: number,
+  sequence: number,
 ): Uint8Array {
   const bytes = new Uint8Array(recordBytes(geometry, record));
   const view = new DataView(bytes.buffer);
@@ -92,8 +98,10 @@ function frameAt(log: Uint8Array, at: number): Framed | undefined {
   const bytes = log.subarray(at, at + length);
   if (crc32c(bytes.subarray(8)) !== view.getUint32(4, true)) return undefined;
   return {
-    generation: view.getFloat64(16, true), sequence: view.getFloat64(24, true),
-    entryCount: view.getUint32(12, true), bytes,
+    generation: view.getFloat64(16, true),
+    sequence: view.getFloat64(24, true),
+    entryCount: view.getUint32(12, true),
+    bytes,
   };
 }
 
@@ -107,14 +115,20 @@ function decodeEntries(geometry: Geometry, frame: Framed): LogRecord | undefined
     const state = view.getUint8(at + 1);
     const count = view.getUint32(at + 4, true);
     const start = view.getFloat64(at + 8, true);
-    const limit = kind === ENTRY_RUN || kind === ENTRY_MASK ? geometry.blockCount : geometry.regionCount;
+    const limit =
+      kind === ENTRY_RUN || kind === ENTRY_MASK ? geometry.blockCount : geometry.regionCount;
     const span = kind === ENTRY_MASK ? 1 : count;
     if (!Number.isInteger(start) || start < 0 || span < 1 || start + span > limit) return undefined;
     at += ENTRY_BYTES;
-    if (kind === ENTRY_RUN && state < STATE_COUNT) record.runs.push({start, count, state: state as StateCode});
+    if (kind === ENTRY_RUN && state < STATE_COUNT)
+      record.runs.push({start, count, state: state as StateCode});
     else if (kind === ENTRY_INTENT_SET) record.intentsSet.push(start);
     else if (kind === ENTRY_INTENT_CLEAR) record.intentsCleared.push(start);
-    else if (kind === ENTRY_MASK && count === maskBytes(geometry) && at + count <= frame.bytes.length) {
+    else if (
+      kind === ENTRY_MASK &&
+      count === maskBytes(geometry) &&
+      at + count <= frame.bytes.length
+    ) {
       record.masks.push({block: start, mask: frame.bytes.slice(at, at + count)});
       at += count;
     } else return undefined;
@@ -131,7 +145,10 @@ export interface LogScan {
 
 /** Reads the records that follow a checkpoint, or says why the log is damaged. */
 export function scanLog(
-  geometry: Geometry, log: Uint8Array, generation: number, sequence: number,
+  geometry: Geometry,
+  log: Uint8Array,
+  generation: number,
+  sequence: number,
 ): LogScan | string {
   const scan: LogScan = {records: [], sequence, end: 0};
   for (;;) {

@@ -1,12 +1,15 @@
 /**
- * Which sectors of partial blocks are the guest's: a bounded side table, a mask for each partial block.
+ * Which sectors of partial blocks are the guest's: a bounded side table, a mask for each partial
+ * block.
  *
- * A slot lies in memory from the environment: the block's number plus one as a double (0: free), then a
- * bit a sector. The index from block to slot is derived. A mask's only way is to grow; its block leaves
- * the table when it stops being partial. Masks changed since the last commit ride the next one.
+ * A slot lies in memory from the environment: the block's number plus one as a double (0: free),
+ * then a bit a sector. The index from block to slot is derived. A mask's only way is to grow; its
+ * block leaves the table when it stops being partial. Masks changed since the last commit ride the
+ * next one.
  *
- * The table is bounded because it is committed with the map: whoever would make a block partial takes a
- * place first (reserve), before its data goes anywhere, and waits, visibly, where there is none.
+ * The table is bounded because it is committed with the map: whoever would make a block partial
+ * takes a place first (reserve), before its data goes anywhere, and waits, visibly, where there is
+ * none.
  */
 import {assert} from '../base/assert.js';
 import {areAllSet, endOfBitRun, isBitSet, setBits} from '../base/bits.js';
@@ -120,7 +123,8 @@ export class MaskTable {
     if (end - start <= this.#slots.size) {
       for (let block = start; block < end; block++) this.drop(block);
     } else {
-      for (const block of [...this.#slots.keys()]) if (block >= start && block < end) this.drop(block);
+      for (const block of [...this.#slots.keys()])
+        if (block >= start && block < end) this.drop(block);
     }
   }
 
@@ -128,7 +132,7 @@ export class MaskTable {
   runs(block: number, start: number, end: number): MaskRun[] {
     const mask = this.#mask(block);
     const runs: MaskRun[] = [];
-    for (let at = start; at < end; ) {
+    for (let at = start; at < end;) {
       const runEnd = endOfBitRun(mask, at, end);
       runs.push({start: at, end: runEnd, isMasked: isBitSet(mask, at)});
       at = runEnd;

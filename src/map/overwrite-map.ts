@@ -1,6 +1,7 @@
 /**
- * The overwrite map in core: the state of every block, what changed since the last commit, and how many
- * blocks are in each state. No I/O happens here and no policy: the volume decides, this remembers.
+ * The overwrite map in core: the state of every block, what changed since the last commit, and how
+ * many blocks are in each state. No I/O happens here and no policy: the volume decides, this
+ * remembers.
  *
  *   page table   a byte a page: the state of all its blocks, or MIXED, or UNLOADED (still on disk)
  *   page flags   DIRTY: has changes no commit has taken; CHANGED: has changes no checkpoint has taken
@@ -9,19 +10,31 @@
  *                last commit". A page that becomes uniform again gives its memory back.
  *
  * All four lie in memory from the environment (a memfd in production), so that they outlive the
- * JavaScript heap; the lists of dirty and changed pages kept beside them are derived and can be rebuilt.
+ * JavaScript heap; the lists of dirty and changed pages kept beside them are derived and can be
+ * rebuilt.
  *
- * A uniform DIRTY page is changed as a whole. takeChanges() hands over what changed as runs and forgets
- * it, synchronously: a change made after that call belongs to the next commit (I2).
+ * A uniform DIRTY page is changed as a whole. takeChanges() hands over what changed as runs and
+ * forgets it, synchronously: a change made after that call belongs to the next commit (I2).
  */
 import {assert} from '../base/assert.js';
 import {hasFlag, withoutFlag} from '../base/bits.js';
 import type {Environment, Memory} from '../base/environment.js';
 import {
-  clearMarks, countValues, endOfRun, fillEntries, isMarkedAt, nextMarked, valueAt,
+  clearMarks,
+  countValues,
+  endOfRun,
+  fillEntries,
+  isMarkedAt,
+  nextMarked,
+  valueAt,
 } from '../base/nibbles.js';
 import {
-  ABSENT, isTransition, STATE_COUNT, stateName, type BlockState, type StateCode,
+  ABSENT,
+  isTransition,
+  STATE_COUNT,
+  stateName,
+  type BlockState,
+  type StateCode,
 } from './block-state.js';
 import {type Geometry, PAGE_BLOCKS, PAGE_BYTES} from './geometry.js';
 
@@ -112,7 +125,10 @@ export class OverwriteMap {
   get(block: number): StateCode {
     const page = this.geometry.pageOf(block);
     const kind = this.#kinds[page] as number;
-    assert(kind !== UNLOADED && block < this.geometry.blockCount, `block ${block} is in a loaded page`);
+    assert(
+      kind !== UNLOADED && block < this.geometry.blockCount,
+      `block ${block} is in a loaded page`,
+    );
     if (kind !== MIXED) return kind as StateCode;
     return valueAt(this.#entriesOf(page), block - page * PAGE_BLOCKS) as StateCode;
   }
@@ -125,7 +141,10 @@ export class OverwriteMap {
     return isMarkedAt(this.#entriesOf(page), block - page * PAGE_BLOCKS);
   }
 
-  /** The end of the run of blocks in one state that begins at `block`, at most `limit`. Loaded pages only. */
+  /**
+   * The end of the run of blocks in one state that begins at `block`, at most `limit`. Loaded pages
+   * only.
+   */
   runEnd(block: number, limit: number): number {
     const state = this.get(block);
     let end = block;
@@ -143,7 +162,10 @@ export class OverwriteMap {
     return end;
   }
 
-  /** Puts blocks [start, end) of loaded pages into `state`; each must be allowed to go there (I1, I4). */
+  /**
+   * Puts blocks [start, end) of loaded pages into `state`; each must be allowed to go there (I1,
+   * I4).
+   */
   set(start: number, end: number, state: StateCode): void {
     this.#change(start, end, state, true);
   }
@@ -154,8 +176,11 @@ export class OverwriteMap {
   }
 
   #change(start: number, end: number, state: StateCode, isChecked: boolean): void {
-    assert(start < end && end <= this.geometry.blockCount, `blocks ${start}-${end} lie in the volume`);
-    for (let block = start; block < end; ) {
+    assert(
+      start < end && end <= this.geometry.blockCount,
+      `blocks ${start}-${end} lie in the volume`,
+    );
+    for (let block = start; block < end;) {
       const page = this.geometry.pageOf(block);
       const first = page * PAGE_BLOCKS;
       const pageEnd = Math.min(first + this.geometry.blocksIn(page), end);
@@ -171,7 +196,7 @@ export class OverwriteMap {
   #assertTransitions(page: number, start: number, end: number, state: StateCode): void {
     const kind = this.#kinds[page] as number;
     const entries = this.#entriesOf(page);
-    for (let index = start; index < end; ) {
+    for (let index = start; index < end;) {
       const from = (kind === MIXED ? valueAt(entries, index) : kind) as StateCode;
       assert(
         isTransition(from, state),
@@ -196,7 +221,7 @@ export class OverwriteMap {
       fillEntries(entries, 0, blocks, kind, this.#has(page, DIRTY));
       this.#kinds[page] = MIXED;
     }
-    for (let index = start; index < end; ) {
+    for (let index = start; index < end;) {
       const from = valueAt(entries, index) as StateCode;
       const runEnd = endOfRun(entries, index, end, from);
       if (from !== state) {
@@ -209,8 +234,8 @@ export class OverwriteMap {
   }
 
   /**
-   * Hands over all changes since the last call as runs in block order and forgets them. Cost: the dirty
-   * pages. Pages that have become uniform give their memory back.
+   * Hands over all changes since the last call as runs in block order and forgets them. Cost: the
+   * dirty pages. Pages that have become uniform give their memory back.
    */
   takeChanges(): StateRun[] {
     const runs: StateRun[] = [];
@@ -226,7 +251,7 @@ export class OverwriteMap {
         continue;
       }
       const entries = this.#entriesOf(page);
-      for (let index = nextMarked(entries, 0, blocks); index < blocks; ) {
+      for (let index = nextMarked(entries, 0, blocks); index < blocks;) {
         const state = valueAt(entries, index) as StateCode;
         let end = index + 1;
         while (end < blocks && isMarkedAt(entries, end) && valueAt(entries, end) === state) end++;
@@ -239,7 +264,10 @@ export class OverwriteMap {
     return runs;
   }
 
-  /** Copies of all pages changed since the last call, as they are now, and forgets that they changed. */
+  /**
+   * Copies of all pages changed since the last call, as they are now, and forgets that they
+   * changed.
+   */
   takePageImages(): PageImage[] {
     const pages = this.#changedPages.sort((a, b) => a - b);
     this.#changedPages = [];
@@ -252,7 +280,10 @@ export class OverwriteMap {
     });
   }
 
-  /** Recovery: says what a page on disk is, before anything changes. Mixed pages stay on disk until loaded. */
+  /**
+   * Recovery: says what a page on disk is, before anything changes. Mixed pages stay on disk until
+   * loaded.
+   */
   setPageFromDisk(page: number, kind: number, counts: readonly number[]): void {
     const sum = counts.reduce((total, count) => total + count, 0);
     assert(sum === this.geometry.blocksIn(page), `the counts of page ${page} add up`);
@@ -277,7 +308,9 @@ export class OverwriteMap {
     return true;
   }
 
-  /** Asserts that counts, kinds and lists agree; for tests and after recovery. Cost: the whole map. */
+  /**
+   * Asserts that counts, kinds and lists agree; for tests and after recovery. Cost: the whole map.
+   */
   selfCheck(): void {
     const totals = new Array<number>(STATE_COUNT).fill(0);
     for (let page = 0; page < this.geometry.pageCount; page++) {
@@ -288,14 +321,21 @@ export class OverwriteMap {
       else if (kind !== UNLOADED) counts[kind] = blocks;
       for (let code = 0; code < STATE_COUNT; code++) {
         const recorded = this.countIn(page, code as StateCode);
-        assert(kind === UNLOADED || counts[code] === recorded, `page ${page} counts state ${code} right`);
+        assert(
+          kind === UNLOADED || counts[code] === recorded,
+          `page ${page} counts state ${code} right`,
+        );
         totals[code] = (totals[code] ?? 0) + recorded;
       }
-      const isListed = (flag: number, pages: number[]): boolean => !this.#has(page, flag) || pages.includes(page);
+      const isListed = (flag: number, pages: number[]): boolean =>
+        !this.#has(page, flag) || pages.includes(page);
       assert(isListed(DIRTY, this.#dirtyPages), `dirty page ${page} is listed`);
       assert(isListed(CHANGED, this.#changedPages), `changed page ${page} is listed`);
     }
-    assert(totals.every((total, code) => total === this.#counts[code]), 'the counts add up');
+    assert(
+      totals.every((total, code) => total === this.#counts[code]),
+      'the counts add up',
+    );
   }
 
   #entriesOf(page: number): Uint8Array {
@@ -347,6 +387,7 @@ export class OverwriteMap {
 /** Appends a run, joined to the last one where they touch and agree. */
 function pushRun(runs: StateRun[], run: StateRun): void {
   const last = runs.at(-1);
-  if (last && last.state === run.state && last.start + last.count === run.start) last.count += run.count;
+  if (last && last.state === run.state && last.start + last.count === run.start)
+    last.count += run.count;
   else runs.push(run);
 }

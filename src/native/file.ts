@@ -12,8 +12,11 @@ import {codeOf, reasonOf, systemError} from './native-error.js';
 /** Mirrored in native/file_io.cc. */
 const OPERATION = {
   read: 0, write: 1, sync: 2, syncAll: 3, zero: 4, extents: 5, truncate: 6, allocate: 7,
+  reload: 8,
 } as const;
 type Operation = keyof typeof OPERATION;
+/** Operations without a range to name in a message. */
+const WHOLE_FILE: ReadonlySet<Operation> = new Set(['sync', 'syncAll', 'reload']);
 
 /** asm-generic/fcntl.h */
 const FLAG = {readOnly: 0, readWrite: 2, create: 0o100, exclusive: 0o200} as const;
@@ -134,6 +137,11 @@ export class File {
     await this.#submit('syncAll', 0, 0);
   }
 
+  /** Syncs, then drops what the kernel caches of the file, so that reads give what the medium holds. */
+  async reload(): Promise<void> {
+    await this.#submit('reload', 0, 0);
+  }
+
   /** Makes the range read zeroes, as holes where possible. Keeps a thread for as long as it takes. */
   async zero(offset: number, length: number): Promise<void> {
     await this.#submit('zero', offset, length);
@@ -200,7 +208,7 @@ export class File {
   #error(op: Operation, offset: number, length: number, error: number): BlockError {
     const code = error === ENDED_EARLY ? 'EIO' : codeOf(error);
     const reason = error === ENDED_EARLY ? 'it ends before the range (EIO)' : reasonOf(code);
-    const range = op === 'sync' || op === 'syncAll' ? '' : ` at ${offset}+${length}`;
+    const range = WHOLE_FILE.has(op) ? '' : ` at ${offset}+${length}`;
     return new BlockError(code, `${op} of ${this.path}${range}: ${reason}`, {op, offset, length});
   }
 }

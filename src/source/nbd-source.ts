@@ -33,6 +33,9 @@ const SHARED_BACKGROUND_DEPTH = 2;
 /** ms a further connection may take: a server that admits one client leaves the others hanging. */
 const EXTRA_CONNECT_TIMEOUT = 3000;
 
+/** Block status commands in flight for one question: 64 TiB need 32,768 of them. */
+const STATUS_BATCH = 16;
+
 type Priority = NonNullable<SourceReadOptions['priority']>;
 
 export interface NbdSourceOptions {
@@ -120,17 +123,15 @@ export class NbdSource implements Source {
       else extents.push({offset: start, length: clipped, isZero});
     };
     const {start, end} = this.#aligned(offset, length);
-    let at = start;
-    while (this.facts.hasBlockStatus && at < end) {
-      assertNotAborted(this.name, options.signal);
-      const runs = await this.#blockStatus(at, Math.min(end - at, BLOCK_STATUS_MAX), options.priority);
-      if (runs === undefined) break;
-      for (const run of runs) {
-        add(at, at + run.length, run.isZero);
-        at += run.length;
+    for (let at = start; at < end; at += STATUS_BATCH * BLOCK_STATUS_MAX) {
+      const pieces: Promise<SourceExtent[]>[] = [];
+      for (let from = at; from < Math.min(end, at + STATUS_BATCH * BLOCK_STATUS_MAX); from += BLOCK_STATUS_MAX) {
+        pieces.push(this.#extentsOfPiece(from, Math.min(end, from + BLOCK_STATUS_MAX), options));
+      }
+      for (const extent of (await Promise.all(pieces)).flat()) {
+        add(extent.offset, extent.offset + extent.length, extent.isZero);
       }
     }
-    add(at, end, false);
     return extents;
   }
 
@@ -183,6 +184,25 @@ export class NbdSource implements Source {
     for (const result of await Promise.allSettled(reads)) {
       if (result.status === 'rejected') throw result.reason;
     }
+  }
+
+  /** Of a range that one command may ask for; the server may need several to answer. */
+  async #extentsOfPiece(
+    start: number, end: number, {priority, signal}: SourceReadOptions,
+  ): Promise<SourceExtent[]> {
+    const extents: SourceExtent[] = [];
+    let at = start;
+    while (this.facts.hasBlockStatus && at < end) {
+      assertNotAborted(this.name, signal);
+      const runs = await this.#blockStatus(at, end - at, priority);
+      if (runs === undefined) break;
+      for (const {length, isZero} of runs) {
+        extents.push({offset: at, length, isZero});
+        at += length;
+      }
+    }
+    if (at < end) extents.push({offset: at, length: end - at, isZero: false});
+    return extents;
   }
 
   /** Undefined where the server cannot tell after all. */

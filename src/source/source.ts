@@ -1,9 +1,9 @@
 /**
  * The port for where absent blocks come from: read-only, immutable as long as its identity holds.
  *
- * Contract: calls may run concurrently and complete in any order. A read either fills the whole buffer
- * with the source's bytes or rejects with a BlockError; it never gives zeroes for want of an answer.
- * Retrying is not a source's business: one wrapper does it (resilient-source.ts).
+ * Contract: calls may run concurrently and complete in any order. A read either fills the whole
+ * buffer with the source's bytes or rejects with a BlockError; it never gives zeroes for want of an
+ * answer. Retrying is not a source's business: one wrapper does it (resilient-source.ts).
  */
 export interface Source {
   /** For people; secrets removed. */
@@ -17,13 +17,19 @@ export interface Source {
    * known to read zeroes. A source that cannot tell gives one extent that is not zero.
    */
   extents(offset: number, length: number, options?: SourceReadOptions): Promise<SourceExtent[]>;
+  /** Rejects what still waits for the source with ESHUTDOWN, then lets go. No call may follow. */
   close(): Promise<void>;
 }
 
 export interface SourceReadOptions {
-  /** A guest waits for `foreground`; `background` never takes a slot or connection from it. @default 'foreground' */
+  /**
+   * A guest waits for `foreground`; `background` never takes a slot or connection from it. @default
+   * 'foreground'
+   */
   priority?: 'foreground' | 'background';
-  /** Rejects with ECANCELED when aborted; the buffer is then still in use until the promise settles. */
+  /**
+   * Rejects with ECANCELED when aborted; the buffer is then still in use until the promise settles.
+   */
   signal?: AbortSignal;
 }
 

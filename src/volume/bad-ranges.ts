@@ -1,6 +1,7 @@
 /**
- * Blocks that could not be brought home: tried again one at a time, later and later, while the rest goes
- * on. A failed fetch of many blocks makes each of them suspect; only a block that failed alone is bad.
+ * Blocks that could not be brought home: tried again one at a time, later and later, while the rest
+ * goes on. A failed fetch of many blocks makes each of them suspect; only a block that failed alone
+ * is bad.
  */
 import {stateRow} from '../map/block-state.js';
 import type {VolumeCore} from './core.js';
@@ -63,20 +64,28 @@ export class BadRanges {
     for (const bad of this.#blocks.values()) bad.dueAt = 0;
   }
 
-  /** Bad blocks as ranges in order of place. Blocks the guest has overwritten since are forgotten. */
+  /**
+   * Bad blocks as ranges in order of place. Blocks the guest has overwritten since are forgotten.
+   */
   list(): HydrationReport['badRanges'] {
     const {geometry, map} = this.#core;
     const ranges: HydrationReport['badRanges'] = [];
-    const blocks = [...this.#blocks].filter(([, bad]) => bad.attempts > 0).sort(([a], [b]) => a - b);
+    const blocks = [...this.#blocks]
+      .filter(([, bad]) => bad.attempts > 0)
+      .sort(([a], [b]) => a - b);
     for (const [block, {attempts, error}] of blocks) {
-      if (map.firstUnloadedPage(block, block + 1) === undefined && stateRow(map.get(block)).fetched === undefined) {
+      if (
+        map.firstUnloadedPage(block, block + 1) === undefined &&
+        stateRow(map.get(block)).fetched === undefined
+      ) {
         this.#blocks.delete(block);
         continue;
       }
       const offset = geometry.offsetOf(block);
       const length = geometry.offsetOf(block + 1) - offset;
       const last = ranges.at(-1);
-      if (last && last.offset + last.length === offset && last.error === error) last.length += length;
+      if (last && last.offset + last.length === offset && last.error === error)
+        last.length += length;
       else if (ranges.length < LISTED_MAX) ranges.push({offset, length, error, attempts});
     }
     return ranges;

@@ -7,8 +7,8 @@
  *   4. sync the map file
  *   5. acknowledge
  *
- * Flushes that arrive while a commit runs share the one after it: theirs may be changes it did not take.
- * A failed sync or write is final: the volume drops to read-only and nothing is tried again.
+ * Flushes that arrive while a commit runs share the one after it: theirs may be changes it did not
+ * take. A failed sync or write is final: the volume drops to read-only and nothing is tried again.
  */
 import {deferred} from '../base/deferred.js';
 import {BlockError, messageOf} from '../base/errors.js';
@@ -42,7 +42,10 @@ export class Committer {
     this.#core = core;
   }
 
-  /** Makes everything acknowledged before this call durable. Rejects with EIO once a sync has failed. */
+  /**
+   * Makes everything acknowledged before this call durable. Rejects with EIO once a sync has
+   * failed.
+   */
   commit(): Promise<void> {
     if (this.#running === undefined) return this.#start();
     this.#next ??= this.#running
@@ -124,7 +127,8 @@ export class Committer {
       intentsCleared: new Array<number>(clearCount).fill(0),
     };
     const isDue = kind.isCheckpoint || map.changedPageCount > tuning.checkpointPages;
-    if (!isDue && (isEmpty(record) || mapFile.tryReserve(record))) return {record, checkpoint: undefined};
+    if (!isDue && (isEmpty(record) || mapFile.tryReserve(record)))
+      return {record, checkpoint: undefined};
     return {record, checkpoint: {pages: map.takePageImages(), masks: masks.images()}};
   }
 

@@ -1,16 +1,17 @@
 /**
- * What the parts of a restoring volume share: its geometry, its map with masks and intent marks, its
- * store and source, the locks, the mode and the counters. No policy lives here.
+ * What the parts of a restoring volume share: its geometry, its map with masks and intent marks,
+ * its store and source, the locks, the mode and the counters. No policy lives here.
  *
- * Whoever changes a block's state follows one pattern: plan (synchronous), perform (asynchronous, no
- * decisions), apply (synchronous, looking again at what the plan assumed). Each `await` drops every
- * assumption but the range lock held over it:
+ * Whoever changes a block's state follows one pattern: plan (synchronous), perform (asynchronous,
+ * no decisions), apply (synchronous, looking again at what the plan assumed). Each `await` drops
+ * every assumption but the range lock held over it:
  *
  *   guest write          its bytes; whole blocks where it must put zeroes around itself
  *   zeroing, settling    whole blocks
  *   install              nothing while it fetches, whole blocks over store write and mark
  *   read, commit         nothing
  */
+import {setMaxListeners} from 'node:events';
 import {assert} from '../base/assert.js';
 import type {Environment} from '../base/environment.js';
 import {BlockError, messageOf} from '../base/errors.js';
@@ -66,6 +67,8 @@ export class VolumeCore {
   #modeReason: string | undefined;
 
   constructor(parts: CoreParts) {
+    // One listener for each background fetch and sleeper; their number is bounded by the budgets.
+    setMaxListeners(0, this.stopping.signal);
     this.geometry = parts.geometry;
     this.environment = parts.environment;
     this.tuning = parts.tuning;
@@ -100,22 +103,33 @@ export class VolumeCore {
   assertMode(op: 'read' | 'write' | 'flush'): void {
     if (this.#mode === 'read-write' || (op === 'read' && this.#mode === 'read-only')) return;
     const code = op === 'write' && this.#mode === 'read-only' ? 'EROFS' : 'EIO';
-    throw new BlockError(code, `${op}: the volume is ${this.#mode}: ${this.#modeReason ?? ''}`, {op});
+    throw new BlockError(code, `${op}: the volume is ${this.#mode}: ${this.#modeReason ?? ''}`, {
+      op,
+    });
   }
 
   /** Throws EINVAL for a range that no kernel would send. */
   checkRange(op: string, offset: number, length: number): void {
     const isSane =
-      Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 &&
-      offset % SECTOR === 0 && length % SECTOR === 0 && offset + length <= this.geometry.size;
+      Number.isSafeInteger(offset) &&
+      Number.isSafeInteger(length) &&
+      offset >= 0 &&
+      length >= 0 &&
+      offset % SECTOR === 0 &&
+      length % SECTOR === 0 &&
+      offset + length <= this.geometry.size;
     if (isSane) return;
     const what = `${op} of ${length} bytes at ${offset}`;
     throw new BlockError(
-      'EINVAL', `${what} is not in whole sectors inside ${this.geometry.size} bytes`, {op, offset, length},
+      'EINVAL',
+      `${what} is not in whole sectors inside ${this.geometry.size} bytes`,
+      {op, offset, length},
     );
   }
 
-  /** Loads the pages of blocks [start, end); undefined where all are there, so that nobody waits. */
+  /**
+   * Loads the pages of blocks [start, end); undefined where all are there, so that nobody waits.
+   */
   ensureLoaded(start: number, end: number): Promise<void> | undefined {
     if (this.map.firstUnloadedPage(start, end) === undefined) return undefined;
     return this.#load(start, end);
@@ -137,7 +151,7 @@ export class VolumeCore {
 
   /** Whether writing to blocks [start, end) needs a durable intent mark first (I11). */
   needsIntent(start: number, end: number): boolean {
-    for (let block = start; block < end; ) {
+    for (let block = start; block < end;) {
       const {writeNeedsIntent} = stateRow(this.map.get(block));
       if (writeNeedsIntent === 'yes') return true;
       if (writeNeedsIntent === 'until committed' && !this.isCommitted(block)) return true;
@@ -165,14 +179,31 @@ export class VolumeCore {
 
   selfCheck(): void {
     this.map.selfCheck();
-    assert(this.masks.count === this.map.counts().partial, 'each partial block has a mask, and no other');
+    assert(
+      this.masks.count === this.map.counts().partial,
+      'each partial block has a mask, and no other',
+    );
   }
 }
 
 function emptyCounters(): VolumeCounters {
   return {
-    reads: 0, writes: 0, zeroings: 0, flushes: 0, readBytes: 0, writtenBytes: 0,
-    fetchedForRequests: 0, fetchedAhead: 0, fetchedInBackground: 0, installedBlocks: 0, droppedBlocks: 0,
-    zeroBlocks: 0, commits: 0, checkpoints: 0, intentMarks: 0, storeErrors: 0, sourceErrors: 0,
+    reads: 0,
+    writes: 0,
+    zeroings: 0,
+    flushes: 0,
+    readBytes: 0,
+    writtenBytes: 0,
+    fetchedForRequests: 0,
+    fetchedAhead: 0,
+    fetchedInBackground: 0,
+    installedBlocks: 0,
+    droppedBlocks: 0,
+    zeroBlocks: 0,
+    commits: 0,
+    checkpoints: 0,
+    intentMarks: 0,
+    storeErrors: 0,
+    sourceErrors: 0,
   };
 }

@@ -4,13 +4,13 @@
  *   begin ──▶ reading ──data──▶ arrived ──last user gone──▶ installing ──▶ (gone)
  *                └────error──────────────────────────────────────────────▶ (gone)
  *
- * Requests that miss the same block join the fetch that is under way, at any point until it is gone. A
- * fetch is installed after the requests that wait for it have copied their bytes, so a guest never waits
- * for copy-on-read. Its buffer counts against a budget until it is installed: one for what requests wait
- * for, one for background work, so that neither takes the other's.
+ * Requests that miss the same block join the fetch that is under way, at any point until it is
+ * gone. A fetch is installed after the requests that wait for it have copied their bytes, so a
+ * guest never waits for copy-on-read. Its buffer counts against a budget until it is installed: one
+ * for what requests wait for, one for background work, so that neither takes the other's.
  *
- * I4: install locks the blocks, then looks at each again: absent blocks and unmasked sectors of partial
- * ones take the bytes, everything else has been overtaken by the guest and is dropped.
+ * I4: install locks the blocks, then looks at each again: absent blocks and unmasked sectors of
+ * partial ones take the bytes, everything else has been overtaken by the guest and is dropped.
  */
 import {assert} from '../base/assert.js';
 import {Budget} from '../base/budget.js';
@@ -74,8 +74,9 @@ export class Fetcher {
 
   /**
    * The fetches that cover blocks [start, end), joined or begun, each held for the caller until
-   * {@link release}. They end early, at `end`, where there is no room for another buffer: then the caller
-   * uses what it holds, releases it, and only then waits for room, so that nobody waits while holding.
+   * {@link release}. They end early, at `end`, where there is no room for another buffer: then the
+   * caller uses what it holds, releases it, and only then waits for room, so that nobody waits
+   * while holding.
    */
   hold(start: number, end: number, room: Room): {fetches: Fetch[]; end: number} {
     const fetches: Entry[] = [];
@@ -111,9 +112,11 @@ export class Fetcher {
     this.#installWhenFree(entry);
   }
 
-  /** Begins fetches ahead of a reader for what is absent in [start, end), as far as there is room. */
+  /**
+   * Begins fetches ahead of a reader for what is absent in [start, end), as far as there is room.
+   */
   ahead(start: number, end: number): void {
-    for (let block = start; block < end; ) {
+    for (let block = start; block < end;) {
       if (this.#byBlock.has(block) || this.#core.map.get(block) !== ABSENT) {
         block++;
         continue;
@@ -126,15 +129,16 @@ export class Fetcher {
   }
 
   /**
-   * Fetches blocks [start, end) for hydration: waits for room, then begins or joins. The caller waits for
-   * `installed` of each. Blocks that are no longer absent or partial when there is room are left out.
+   * Fetches blocks [start, end) for hydration: waits for room, then begins or joins. The caller
+   * waits for `installed` of each. Blocks that are no longer absent or partial when there is room
+   * are left out.
    */
   async background(start: number, end: number): Promise<Fetch[]> {
     const bytes = this.#bytesOf(start, end);
     await this.#backgroundBudget.take(bytes);
     let used = 0;
     const fetches: Fetch[] = [];
-    for (let block = start; block < end; ) {
+    for (let block = start; block < end;) {
       const joined = this.#byBlock.get(block);
       const state = this.#core.map.get(block);
       if (joined) {
@@ -188,11 +192,17 @@ export class Fetcher {
     const data = deferred<void>();
     const done = deferred<void>();
     const entry: Entry = {
-      start, end, purpose, budget, done,
+      start,
+      end,
+      purpose,
+      budget,
+      done,
       buffer: Buffer.allocUnsafeSlow(this.#bytesOf(start, end)),
       data: data.promise,
       installed: done.promise,
-      users: 0, hasArrived: false, isInstalling: false,
+      users: 0,
+      hasArrived: false,
+      isInstalling: false,
     };
     for (let block = start; block < end; block++) this.#byBlock.set(block, entry);
     void this.#read(entry, data);
@@ -200,10 +210,13 @@ export class Fetcher {
   }
 
   async #read(entry: Entry, data: Deferred<void>): Promise<void> {
-    const {counters, geometry, source} = this.#core;
+    const {counters, geometry, source, stopping} = this.#core;
     try {
+      // Stopping begins when no request is left, so it never takes a guest's bytes away; without it
+      // close() would wait for a source that is gone.
       const priority = entry.purpose === 'request' ? 'foreground' : 'background';
-      await source.read(geometry.offsetOf(entry.start), entry.buffer, {priority});
+      const options = {priority, signal: stopping.signal} as const;
+      await source.read(geometry.offsetOf(entry.start), entry.buffer, options);
     } catch (error) {
       counters.sourceErrors++;
       this.#remove(entry);
@@ -234,7 +247,10 @@ export class Fetcher {
     const {counters, environment, geometry, locks} = this.#core;
     let failure: unknown;
     if (this.#core.mode === 'read-write' && !this.#core.isAbandoned) {
-      const hold = await locks.acquire(geometry.offsetOf(entry.start), geometry.offsetOf(entry.end));
+      const hold = await locks.acquire(
+        geometry.offsetOf(entry.start),
+        geometry.offsetOf(entry.end),
+      );
       try {
         await this.#installLocked(entry);
       } catch (error) {
@@ -257,7 +273,7 @@ export class Fetcher {
     const absentRuns: [number, number][] = [];
     const partialBlocks: number[] = [];
     const writes: Promise<void>[] = [];
-    for (let block = entry.start; block < entry.end; ) {
+    for (let block = entry.start; block < entry.end;) {
       const state = map.get(block);
       const runEnd = map.runEnd(block, entry.end);
       if (state === ABSENT) absentRuns.push([block, runEnd]);
@@ -283,7 +299,10 @@ export class Fetcher {
     const {geometry, store} = this.#core;
     const base = geometry.offsetOf(entry.start);
     const start = geometry.offsetOf(startBlock);
-    return store.write(start, entry.buffer.subarray(start - base, geometry.offsetOf(endBlock) - base));
+    return store.write(
+      start,
+      entry.buffer.subarray(start - base, geometry.offsetOf(endBlock) - base),
+    );
   }
 
   #fillPartial(entry: Entry, block: number): Promise<void>[] {

@@ -8,9 +8,9 @@
  *   then the zeroes of zeroed blocks    → settler.ts
  *   then a commit                       → hydrated
  *
- * In mode `background` each step first lets requests pass: it waits until none is in progress, but never
- * longer than a bound, so that a busy guest slows hydration and does not stop it. In mode `full` it does
- * not wait. One loop decides, one step at a time; only the fetches run beside it.
+ * In mode `background` each step first lets requests pass: it waits until none is in progress, but
+ * never longer than a bound, so that a busy guest slows hydration and does not stop it. In mode
+ * `full` it does not wait. One loop decides, one step at a time; only the fetches run beside it.
  */
 import {Budget} from '../base/budget.js';
 import {messageOf} from '../base/errors.js';
@@ -51,7 +51,10 @@ export class Hydrator {
   readonly #finished = new Signal();
   #settings: HydrationSettings = {mode: 'off'};
   #state: HydrationReport['state'] = 'idle';
-  /** A commit has ended that took a map in which every block was local. Cleared when one no longer is. */
+  /**
+   * A commit has ended that took a map in which every block was local. Cleared when one no longer
+   * is.
+   */
   #isLocalOnDisk = false;
   #cursor = 0;
   #loop: Promise<void> = Promise.resolve();
@@ -131,7 +134,9 @@ export class Hydrator {
     const isDone = this.isHydrated;
     const remaining = isDone ? 0 : remainingDataBytes;
     return {
-      mode, rateLimit, rate,
+      mode,
+      rateLimit,
+      rate,
       state: isDone ? 'hydrated' : mode === 'off' ? 'idle' : this.#state,
       remainingDataBytes: remaining,
       totalDataBytes,
@@ -197,7 +202,9 @@ export class Hydrator {
     return 'worked';
   }
 
-  /** The next absent or partial block from the cursor on that is neither under way nor known bad. */
+  /**
+   * The next absent or partial block from the cursor on that is neither under way nor known bad.
+   */
   async #nextMissing(): Promise<number | undefined> {
     const {geometry, map} = this.#core;
     for (let page = geometry.pageOf(this.#cursor); page < geometry.pageCount; page++) {
@@ -206,7 +213,7 @@ export class Hydrator {
       const end = page * PAGE_BLOCKS + geometry.blocksIn(page);
       if (first >= end) continue;
       await this.#core.ensureLoaded(first, end);
-      for (let block = first; block < end; ) {
+      for (let block = first; block < end;) {
         const state = map.get(block);
         if (state !== ABSENT && state !== PARTIAL) block = map.runEnd(block, end);
         else if (this.#fetcher.isInFlight(block) || this.#bad.isResting(block)) block++;
@@ -230,7 +237,8 @@ export class Hydrator {
     const limit = this.#bad.isSuspect(block) ? 1 : blocksMax;
     const end = Math.min(known.end, block + limit);
     const bytes = geometry.offsetOf(end) - geometry.offsetOf(block);
-    this.#state = this.#settings.mode === 'background' && this.#pace.isBusy ? 'yielding' : 'running';
+    this.#state =
+      this.#settings.mode === 'background' && this.#pace.isBusy ? 'yielding' : 'running';
     await this.#pace.beforeFetch(bytes, this.#settings.mode === 'background');
     await this.#slots.take(1);
     if (this.#settings.mode === 'off' || this.#core.isStopping) {
@@ -248,7 +256,8 @@ export class Hydrator {
       const results = await Promise.allSettled(fetches.map((fetch) => fetch.installed));
       fetches.forEach((fetch, index) => {
         const result = results[index];
-        if (result?.status === 'rejected') this.#bad.failed(fetch.start, fetch.end, messageOf(result.reason));
+        if (result?.status === 'rejected')
+          this.#bad.failed(fetch.start, fetch.end, messageOf(result.reason));
         else this.#bad.succeeded(fetch.start, fetch.end);
       });
       this.#pace.fetched(bytes);

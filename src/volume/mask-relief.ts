@@ -1,6 +1,7 @@
 /**
- * Keeps the mask table from staying full: from three quarters on it fetches the oldest partial blocks until
- * half of the table is free, whatever the hydration mode, because writes wait for places in it.
+ * Keeps the mask table from staying full: from three quarters on it fetches the oldest partial
+ * blocks until half of the table is free, whatever the hydration mode, because writes wait for
+ * places in it.
  */
 import {messageOf} from '../base/errors.js';
 import type {VolumeCore} from './core.js';

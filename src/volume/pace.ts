@@ -40,7 +40,8 @@ export class Pace {
   async rest(ms: number): Promise<void> {
     const sleeping = new AbortController();
     this.#sleeping = sleeping;
-    await this.#core.environment.clock.sleep(ms, sleeping.signal);
+    const signal = AbortSignal.any([sleeping.signal, this.#core.stopping.signal]);
+    await this.#core.environment.clock.sleep(ms, signal);
     if (this.#sleeping === sleeping) this.#sleeping = undefined;
   }
 

@@ -7,9 +7,13 @@ import type {OverwriteMap} from '../map/overwrite-map.js';
 const PARTS_MAX = 256;
 
 /** States whose bytes need no source: what the picture shows as local. */
-const LOCAL_CODES = Object.values(STATE_TABLE).filter((row) => row.isLocal || row.read === 'zeroes');
+const LOCAL_CODES = Object.values(STATE_TABLE).filter(
+  (row) => row.isLocal || row.read === 'zeroes',
+);
 
-/** For each of up to 256 equal parts, the share (0 to 1) of its blocks that need no source any more. */
+/**
+ * For each of up to 256 equal parts, the share (0 to 1) of its blocks that need no source any more.
+ */
 export function pictureOf(map: OverwriteMap): number[] {
   const {blockCount, pageCount} = map.geometry;
   const parts = Math.min(PARTS_MAX, blockCount);
@@ -34,7 +38,7 @@ function shareOfPages(map: OverwriteMap, start: number, end: number): number {
 
 function shareOfBlocks(map: OverwriteMap, start: number, end: number): number {
   let local = 0;
-  for (let block = start; block < end; ) {
+  for (let block = start; block < end;) {
     const page = map.geometry.pageOf(block);
     const pageEnd = Math.min(end, (page + 1) * PAGE_BLOCKS);
     if (!map.isPageLoaded(page)) {

@@ -1,9 +1,9 @@
 /**
  * Notices sequential readers and says what to fetch before they ask for it.
  *
- * A stream is a position where some reader stopped. A read that goes on there is sequential: after the
- * second in a row that touched absent blocks its window opens, and doubles each time the reader comes
- * within half of what was asked for. A read elsewhere begins a stream and forgets the oldest.
+ * A stream is a position where some reader stopped. A read that goes on there is sequential: after
+ * the second in a row that touched absent blocks its window opens, and doubles each time the reader
+ * comes within half of what was asked for. A read elsewhere begins a stream and forgets the oldest.
  */
 import {KiB} from '../base/units.js';
 
@@ -32,8 +32,8 @@ export class ReadAhead {
   }
 
   /**
-   * Notes a read of [start, end); `missed` says whether it touched absent blocks. The range [from, to) to
-   * fetch ahead now, in bytes, not bounded by the volume's end; undefined: none.
+   * Notes a read of [start, end); `missed` says whether it touched absent blocks. The range [from,
+   * to) to fetch ahead now, in bytes, not bounded by the volume's end; undefined: none.
    */
   note(start: number, end: number, missed: boolean): {from: number; to: number} | undefined {
     if (this.#windowMax === 0) return undefined;
@@ -50,7 +50,10 @@ export class ReadAhead {
     if (stream.window === 0 && !missed) return undefined;
     const remaining = stream.aheadEnd - end;
     if (stream.window > 0 && remaining > stream.window / 2) return undefined;
-    stream.window = Math.min(this.#windowMax, stream.window === 0 ? FIRST_WINDOW : stream.window * 2);
+    stream.window = Math.min(
+      this.#windowMax,
+      stream.window === 0 ? FIRST_WINDOW : stream.window * 2,
+    );
     const from = Math.max(end, stream.aheadEnd);
     const to = end + stream.window;
     if (to <= from) return undefined;

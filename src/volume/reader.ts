@@ -1,7 +1,7 @@
 /**
- * Reads: each request is cut into what the store holds, what is zero and what only the source has, and
- * only the last part is fetched (IR4). Neither locks nor waits for writers: a read that overlaps a write in
- * flight gives old or new bytes, as any disk does.
+ * Reads: each request is cut into what the store holds, what is zero and what only the source has,
+ * and only the last part is fetched (IR4). Neither locks nor waits for writers: a read that
+ * overlaps a write in flight gives old or new bytes, as any disk does.
  */
 import {BlockError} from '../base/errors.js';
 import {SECTOR} from '../base/units.js';
@@ -37,7 +37,7 @@ export class Reader {
     const loading = this.#core.ensureLoaded(geometry.blockOf(offset), geometry.blockEndOf(end));
     if (loading) await loading;
     const room: Room = {bytes: 0};
-    for (let at = offset; at < end; ) {
+    for (let at = offset; at < end;) {
       const segments = this.#plan(at, end);
       const {held, until} = this.#hold(segments, at, room);
       this.#fetcher.giveBack(room);
@@ -77,7 +77,7 @@ export class Reader {
     const {geometry, map, masks} = this.#core;
     const segments: Segment[] = [];
     const blockEnd = geometry.blockEndOf(end);
-    for (let block = geometry.blockOf(offset); block < blockEnd; ) {
+    for (let block = geometry.blockOf(offset); block < blockEnd;) {
       const {read} = stateRow(map.get(block));
       const runEnd = read === 'mask decides' ? block + 1 : map.runEnd(block, blockEnd);
       const base = geometry.offsetOf(block);

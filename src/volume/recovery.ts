@@ -1,6 +1,7 @@
 /**
- * Brings the map back from its file after any stop: checkpoint, then log records in order, then the intent
- * marks' verdict. Nothing is written until all of it has been read and found sound.
+ * Brings the map back from its file after any stop: checkpoint, then log records in order, then the
+ * intent marks' verdict. The result is what was last flushed, or later (I9). Nothing is written
+ * until all of it has been read and found sound.
  */
 import {assert} from '../base/assert.js';
 import type {Environment} from '../base/environment.js';
@@ -12,7 +13,9 @@ import {MaskTable} from '../map/mask-table.js';
 import {OverwriteMap} from '../map/overwrite-map.js';
 import type {Storage} from '../storage/storage.js';
 
-/** Mixed pages up to which all are loaded at once: later reads and writes then never wait for one. */
+/**
+ * Mixed pages up to which all are loaded at once: later reads and writes then never wait for one.
+ */
 const EAGER_PAGES_MAX = 4096;
 
 export interface RecoveredMap {
@@ -22,7 +25,10 @@ export interface RecoveredMap {
   wasClean: boolean;
 }
 
-export async function recoverMap(storage: Storage, environment: Environment): Promise<RecoveredMap> {
+export async function recoverMap(
+  storage: Storage,
+  environment: Environment,
+): Promise<RecoveredMap> {
   const {file, recovery} = await MapFile.open(storage);
   const {geometry} = file;
   const map = new OverwriteMap(geometry, environment);
@@ -34,7 +40,10 @@ export async function recoverMap(storage: Storage, environment: Environment): Pr
   for (const record of recovery.records) replay(record, map, masks, storage);
   if (!recovery.wasClean) for (const region of intents) distrust(map, region);
   if (masks.count !== map.count(PARTIAL)) {
-    throw new DamagedStateError(storage.name, `${map.count(PARTIAL)} partial blocks have ${masks.count} masks`);
+    throw new DamagedStateError(
+      storage.name,
+      `${map.count(PARTIAL)} partial blocks have ${masks.count} masks`,
+    );
   }
   // All of this goes into the checkpoint that opening ends with; nothing is left for a commit.
   map.takeChanges();
@@ -54,7 +63,10 @@ function replayIntents(recovery: MapRecovery): Set<number> {
 
 /** Pages that records or marks will change, and all mixed ones where they are few. */
 function pagesToLoad(
-  geometry: Geometry, map: OverwriteMap, recovery: MapRecovery, intents: ReadonlySet<number>,
+  geometry: Geometry,
+  map: OverwriteMap,
+  recovery: MapRecovery,
+  intents: ReadonlySet<number>,
 ): number[] {
   const pages = new Set<number>();
   const touch = (start: number, end: number): void => {
@@ -62,17 +74,25 @@ function pagesToLoad(
       if (!map.isPageLoaded(page)) pages.add(page);
     }
   };
-  for (const {runs} of recovery.records) for (const run of runs) touch(run.start, run.start + run.count);
+  for (const {runs} of recovery.records)
+    for (const run of runs) touch(run.start, run.start + run.count);
   if (!recovery.wasClean) for (const region of intents) touch(...blocksOfRegion(geometry, region));
   const unloaded: number[] = [];
-  for (let page = 0; page < geometry.pageCount; page++) if (!map.isPageLoaded(page)) unloaded.push(page);
+  for (let page = 0; page < geometry.pageCount; page++)
+    if (!map.isPageLoaded(page)) unloaded.push(page);
   return unloaded.length <= EAGER_PAGES_MAX ? unloaded : [...pages];
 }
 
-async function loadPages(file: MapFile, map: OverwriteMap, pages: readonly number[]): Promise<void> {
+async function loadPages(
+  file: MapFile,
+  map: OverwriteMap,
+  pages: readonly number[],
+): Promise<void> {
   const SIDE_BY_SIDE = 64;
   for (let index = 0; index < pages.length; index += SIDE_BY_SIDE) {
-    await Promise.all(pages.slice(index, index + SIDE_BY_SIDE).map((page) => file.loadPage(map, page)));
+    await Promise.all(
+      pages.slice(index, index + SIDE_BY_SIDE).map((page) => file.loadPage(map, page)),
+    );
   }
 }
 
@@ -85,13 +105,14 @@ function replay(record: LogRecord, map: OverwriteMap, masks: MaskTable, storage:
 }
 
 function restoreMask(masks: MaskTable, image: LogRecord['masks'][number], storage: Storage): void {
-  if (!masks.restore(image)) throw new DamagedStateError(storage.name, 'it has more masks than places for them');
+  if (!masks.restore(image))
+    throw new DamagedStateError(storage.name, 'it has more masks than places for them');
 }
 
 /** I11: after an unclean stop the copied blocks of a marked region may differ from the source. */
 function distrust(map: OverwriteMap, region: number): void {
   const [start, end] = blocksOfRegion(map.geometry, region);
-  for (let block = start; block < end; ) {
+  for (let block = start; block < end;) {
     const runEnd = map.runEnd(block, end);
     if (map.get(block) === COPIED) map.set(block, runEnd, OVERWRITTEN);
     block = runEnd;
@@ -101,5 +122,8 @@ function distrust(map: OverwriteMap, region: number): void {
 function blocksOfRegion(geometry: Geometry, region: number): [number, number] {
   const start = region * REGION_BYTES;
   assert(start < geometry.size, 'a marked region lies in the volume');
-  return [geometry.blockOf(start), geometry.blockEndOf(Math.min(start + REGION_BYTES, geometry.size))];
+  return [
+    geometry.blockOf(start),
+    geometry.blockEndOf(Math.min(start + REGION_BYTES, geometry.size)),
+  ];
 }

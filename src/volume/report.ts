@@ -1,4 +1,6 @@
-/** What a volume says of itself; `status --json` prints it with the daemon's own fields around it. */
+/**
+ * What a volume says of itself; `status --json` prints it with the daemon's own fields around it.
+ */
 import type {BlockState} from '../map/block-state.js';
 
 /** One-way: a volume never gets a better mode back while it is attached. */
@@ -12,7 +14,10 @@ export interface HydrationReport {
   rateLimit: number | undefined;
   /** `idle`: nothing to do in this mode; `yielding`: gives way to requests; `hydrated`: done. */
   state: 'idle' | 'running' | 'yielding' | 'waiting for the source' | 'hydrated' | 'stopped';
-  /** Bytes of data (not holes) still to be fetched, and in the whole source; undefined until surveyed. */
+  /**
+   * Bytes of data (not holes) still to be fetched, and in the whole source; undefined until
+   * surveyed.
+   */
   remainingDataBytes: number | undefined;
   totalDataBytes: number | undefined;
   /** Bytes fetched a second, over the last seconds. */
@@ -44,15 +49,24 @@ export interface VolumeReport {
 }
 
 export interface VolumeCounters {
-  reads: number; writes: number; zeroings: number; flushes: number;
-  readBytes: number; writtenBytes: number;
+  reads: number;
+  writes: number;
+  zeroings: number;
+  flushes: number;
+  readBytes: number;
+  writtenBytes: number;
   /** Bytes read from the source, for whom. */
-  fetchedForRequests: number; fetchedAhead: number; fetchedInBackground: number;
+  fetchedForRequests: number;
+  fetchedAhead: number;
+  fetchedInBackground: number;
   installedBlocks: number;
   /** Fetched blocks dropped because they had stopped being absent (I4). */
   droppedBlocks: number;
   /** Blocks known to be zero at the source and taken without transfer. */
   zeroBlocks: number;
-  commits: number; checkpoints: number; intentMarks: number;
-  storeErrors: number; sourceErrors: number;
+  commits: number;
+  checkpoints: number;
+  intentMarks: number;
+  storeErrors: number;
+  sourceErrors: number;
 }

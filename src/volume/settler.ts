@@ -1,6 +1,6 @@
 /**
- * Puts the zeroes of zeroed blocks into the store, so that the store alone is the volume; the blocks then
- * count as overwritten.
+ * Puts the zeroes of zeroed blocks into the store, so that the store alone is the volume; the
+ * blocks then count as overwritten.
  *
  * Only blocks whose zeroed state is on disk are settled: until then the map on disk may still say
  * *copied* about them, and changing what the store holds would make that a lie after a crash (I11).
@@ -22,8 +22,8 @@ export class Settler {
   }
 
   /**
-   * Settles the next run of zeroed blocks. `waits` means that there are some, but the map must be committed
-   * first; `done`, that there are none.
+   * Settles the next run of zeroed blocks. `waits` means that there are some, but the map must be
+   * committed first; `done`, that there are none.
    */
   async step(): Promise<'settled' | 'waits' | 'done'> {
     const {map} = this.#core;
@@ -65,7 +65,7 @@ export class Settler {
     const {environment, geometry, locks, map, store} = this.#core;
     const hold = await locks.acquire(geometry.offsetOf(start), geometry.offsetOf(end));
     try {
-      for (let block = start; block < end; ) {
+      for (let block = start; block < end;) {
         const runEnd = map.runEnd(block, end);
         if (map.get(block) === ZEROED && this.#isCommitted(block, runEnd)) {
           const offset = geometry.offsetOf(block);

@@ -1,6 +1,6 @@
 /**
- * What the source says of its own holes: asked a window ahead for hydration, and once over the whole
- * volume to know how much data there is (so that the time left is that of data, not of size).
+ * What the source says of its own holes: asked a window ahead for hydration, and once over the
+ * whole volume to know how much data there is (so that the time left is that of data, not of size).
  */
 import {messageOf} from '../base/errors.js';
 import {ABSENT} from '../map/block-state.js';
@@ -23,7 +23,10 @@ export class SourceExtents {
     this.#core = core;
   }
 
-  /** Whether blocks from `block` on are known zero at the source, and up to where (at most `limit`) the answer holds. */
+  /**
+   * Whether blocks from `block` on are known zero at the source, and up to where (at most `limit`)
+   * the answer holds.
+   */
   async at(block: number, limit: number): Promise<{isZero: boolean; end: number}> {
     const {geometry} = this.#core;
     const offset = geometry.offsetOf(block);
@@ -66,7 +69,10 @@ export class SourceExtents {
     while (this.#surveyed < geometry.size && !this.#core.isStopping) {
       const length = Math.min(tuning.extentWindow, geometry.size - this.#surveyed);
       try {
-        const extents = await source.extents(this.#surveyed, length, {priority: 'background'});
+        const extents = await source.extents(this.#surveyed, length, {
+          priority: 'background',
+          signal: stopping.signal,
+        });
         for (const extent of extents) if (!extent.isZero) this.#countData(extent);
         this.#surveyed += length;
       } catch (error) {
@@ -76,12 +82,14 @@ export class SourceExtents {
     }
   }
 
-  /** Counts a data extent, and by the share of absent blocks in its map pages what of it is missing. */
+  /**
+   * Counts a data extent, and by the share of absent blocks in its map pages what of it is missing.
+   */
   #countData({offset, length}: SourceExtent): void {
     const {geometry, map} = this.#core;
     const pageBytes = PAGE_BLOCKS * geometry.blockSize;
     this.#totalBytes += length;
-    for (let at = offset; at < offset + length; ) {
+    for (let at = offset; at < offset + length;) {
       const page = Math.floor(at / pageBytes);
       const end = Math.min(offset + length, (page + 1) * pageBytes);
       this.#remainingBytes += ((end - at) * map.countIn(page, ABSENT)) / geometry.blocksIn(page);
@@ -97,12 +105,15 @@ export class SourceExtents {
   }
 
   #indexOf(offset: number): number {
-    return this.#window.findIndex((extent) => extent.offset <= offset && offset < extent.offset + extent.length);
+    return this.#window.findIndex(
+      (extent) => extent.offset <= offset && offset < extent.offset + extent.length,
+    );
   }
 
   async #ask(offset: number): Promise<void> {
-    const {geometry, source, tuning} = this.#core;
+    const {geometry, source, stopping, tuning} = this.#core;
     const length = Math.min(tuning.extentWindow, geometry.size - offset);
-    this.#window = await source.extents(offset, length, {priority: 'background'});
+    const options = {priority: 'background', signal: stopping.signal} as const;
+    this.#window = await source.extents(offset, length, options);
   }
 }

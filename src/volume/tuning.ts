@@ -1,11 +1,19 @@
-/** The volume's bounds and paces, each with its unit, default and the consequence of another value. */
+/**
+ * The volume's bounds and paces, each with its unit, default and the consequence of another value.
+ */
 import {MiB} from '../base/units.js';
 import type {MapLimits} from '../map/map-layout.js';
 
 export interface VolumeTuning {
-  /** Milliseconds after which changes are committed without a flush. More: more is fetched again after a crash. */
+  /**
+   * Milliseconds after which changes are committed without a flush. More: more is fetched again
+   * after a crash.
+   */
   commitIntervalMs: number;
-  /** Changed map pages that ask for a checkpoint: bounds the memory and time one takes (4 KiB a page). */
+  /**
+   * Changed map pages that ask for a checkpoint: bounds the memory and time one takes (4 KiB a
+   * page).
+   */
   checkpointPages: number;
   /** Bytes of buffers for misses of requests; a miss beyond waits for one before it. */
   requestFetchBytes: number;
@@ -15,13 +23,20 @@ export interface VolumeTuning {
   fetchBytesMax: number;
   /** Bytes fetched ahead of a sequential reader at most; 0 switches read-ahead off. */
   readAheadMax: number;
-  /** Fetches hydration has in flight at once. More: faster over a long way, more in a request's way. */
+  /**
+   * Fetches hydration has in flight at once. More: faster over a long way, more in a request's way.
+   */
   hydrationDepth: number;
   /** Milliseconds without a request after which background hydration goes on. */
   idleMs: number;
-  /** Milliseconds that hydration waits for a busy guest at most before each fetch: it never starves. */
+  /**
+   * Milliseconds that hydration waits for a busy guest at most before each fetch: it never starves.
+   */
   yieldMaxMs: number;
-  /** Milliseconds until a range whose fetch failed is tried again; doubles up to a hundred times this. */
+  /**
+   * Milliseconds until a range whose fetch failed is tried again; doubles up to a hundred times
+   * this.
+   */
   badRetryMs: number;
   /** Bytes of the source asked for allocation in one go. */
   extentWindow: number;

@@ -1,6 +1,7 @@
 /**
- * Compares what was copied with where it came from: every *copied* block's bytes in the store against the
- * source's. Overwritten and zeroed blocks have nothing to compare with; absent ones nothing to compare.
+ * Compares what was copied with where it came from: every *copied* block's bytes in the store
+ * against the source's. Overwritten and zeroed blocks have nothing to compare with; absent ones
+ * nothing to compare.
  */
 import {BlockError} from '../base/errors.js';
 import {MiB} from '../base/units.js';
@@ -28,7 +29,10 @@ export interface VerifyReport {
   differingOffsets: number[];
 }
 
-export async function verifyCopied(core: VolumeCore, options: VerifyOptions): Promise<VerifyReport> {
+export async function verifyCopied(
+  core: VolumeCore,
+  options: VerifyOptions,
+): Promise<VerifyReport> {
   const {geometry, map} = core;
   const report: VerifyReport = {checkedBytes: 0, differingBlocks: 0, differingOffsets: []};
   const total = map.count(COPIED) * geometry.blockSize;
@@ -37,7 +41,7 @@ export async function verifyCopied(core: VolumeCore, options: VerifyOptions): Pr
     if (map.countIn(page, COPIED) === 0) continue;
     const end = page * PAGE_BLOCKS + geometry.blocksIn(page);
     await core.ensureLoaded(page * PAGE_BLOCKS, end);
-    for (let block = page * PAGE_BLOCKS; block < end; ) {
+    for (let block = page * PAGE_BLOCKS; block < end;) {
       const runEnd = Math.min(map.runEnd(block, end), block + blocksMax);
       if (map.get(block) === COPIED) {
         throwIfAborted(options.signal);
@@ -51,13 +55,19 @@ export async function verifyCopied(core: VolumeCore, options: VerifyOptions): Pr
 }
 
 async function comparePiece(
-  core: VolumeCore, start: number, end: number, report: VerifyReport,
+  core: VolumeCore,
+  start: number,
+  end: number,
+  report: VerifyReport,
 ): Promise<void> {
   const {geometry, source, store} = core;
   const offset = geometry.offsetOf(start);
   const ours = Buffer.allocUnsafeSlow(geometry.offsetOf(end) - offset);
   const theirs = Buffer.allocUnsafeSlow(ours.length);
-  await Promise.all([store.read(offset, ours), source.read(offset, theirs, {priority: 'background'})]);
+  await Promise.all([
+    store.read(offset, ours),
+    source.read(offset, theirs, {priority: 'background'}),
+  ]);
   for (let block = start; block < end; block++) {
     const from = geometry.offsetOf(block) - offset;
     const to = geometry.offsetOf(block + 1) - offset;

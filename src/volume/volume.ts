@@ -6,8 +6,8 @@
  *   flushes committer.ts ┘   map, masks,   └ settler.ts    zeroes into the store
  *                            locks, mode
  *
- * This file only puts them together, counts, and knows how a volume begins and ends. What is acknowledged
- * when, and what is on disk then, is docs/DURABILITY.md.
+ * This file only puts them together, counts, and knows how a volume begins and ends. What is
+ * acknowledged when, and what is on disk then, is docs/DURABILITY.md.
  */
 import type {Environment} from '../base/environment.js';
 import {BlockError} from '../base/errors.js';
@@ -36,7 +36,9 @@ export {DamagedStateError, mapFileSize} from '../map/map-file.js';
 export type {VerifyOptions, VerifyReport} from './verify.js';
 export type {VolumeTuning} from './tuning.js';
 
-/** What a volume is made of. It owns all of them from create or open on, and close() closes them. */
+/**
+ * What a volume is made of. It owns all of them from create or open on, and close() closes them.
+ */
 export interface VolumeParts {
   /** At least as large as the volume. */
   store: Storage;
@@ -84,15 +86,17 @@ export class Volume implements BlockDevice {
 
   /** Formats the map file for a volume whose blocks are all absent, durably, and opens it. */
   static async create(
-    parts: VolumeParts, geometry: GeometryInput, tuning: Partial<VolumeTuning> = {},
+    parts: VolumeParts,
+    geometry: GeometryInput,
+    tuning: Partial<VolumeTuning> = {},
   ): Promise<Volume> {
     await MapFile.format(parts.mapFile, geometry, tuningWith(tuning).map);
     return Volume.open(parts, tuning);
   }
 
   /**
-   * Opens a volume after any stop, clean or not. Throws {@link DamagedStateError} where the map file
-   * contradicts itself; nothing has been written then.
+   * Opens a volume after any stop, clean or not. Throws {@link DamagedStateError} where the map
+   * file contradicts itself; nothing has been written then.
    */
   static async open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
     const {environment, mapFile: mapStorage, source, store} = parts;
@@ -104,10 +108,20 @@ export class Volume implements BlockDevice {
       throw new BlockError('EINVAL', what, {op: 'open', isPermanent: true});
     }
     await mapFile.checkpoint(() => ({
-      pages: map.takePageImages(), masks: masks.images(), intents: [], isClean: false,
+      pages: map.takePageImages(),
+      masks: masks.images(),
+      intents: [],
+      isClean: false,
     }));
     const core = new VolumeCore({
-      geometry, environment, tuning: tuningWith(tuning), store, source, mapFile, map, masks,
+      geometry,
+      environment,
+      tuning: tuningWith(tuning),
+      store,
+      source,
+      mapFile,
+      map,
+      masks,
     });
     return new Volume(core, mapStorage);
   }
@@ -145,7 +159,11 @@ export class Volume implements BlockDevice {
     });
   }
 
-  writeZeroes(offset: number, length: number, options: {fua?: boolean; mayTrim?: boolean} = {}): Promise<void> {
+  writeZeroes(
+    offset: number,
+    length: number,
+    options: {fua?: boolean; mayTrim?: boolean} = {},
+  ): Promise<void> {
     return this.#request(async () => {
       this.#core.checkRange('writeZeroes', offset, length);
       this.#core.counters.zeroings++;
@@ -191,7 +209,10 @@ export class Volume implements BlockDevice {
   report(): VolumeReport {
     const {counters, geometry, map, masks, mode, modeReason} = this.#core;
     return {
-      size: geometry.size, blockSize: geometry.blockSize, mode, modeReason,
+      size: geometry.size,
+      blockSize: geometry.blockSize,
+      mode,
+      modeReason,
       blocks: map.counts(),
       isHydrated: this.#hydrator.isHydrated,
       picture: pictureOf(map),
@@ -209,8 +230,8 @@ export class Volume implements BlockDevice {
 
   /**
    * Ends the volume in order: the source is closed first, so that whoever waits for it is answered
-   * (ESHUTDOWN); requests and installs in progress end, remaining zeroes are put into the store where
-   * nothing else is missing, everything is committed, and store and map file are closed.
+   * (ESHUTDOWN); requests and installs in progress end, remaining zeroes are put into the store
+   * where nothing else is missing, everything is committed, and store and map file are closed.
    */
   async close(): Promise<void> {
     if (this.#isClosing) return;
@@ -240,7 +261,8 @@ export class Volume implements BlockDevice {
   }
 
   async #request(serve: () => Promise<void>): Promise<void> {
-    if (this.#isClosing) throw new BlockError('ESHUTDOWN', 'the volume is closing', {op: 'request'});
+    if (this.#isClosing)
+      throw new BlockError('ESHUTDOWN', 'the volume is closing', {op: 'request'});
     this.#core.enterRequest();
     try {
       await serve();

@@ -1,6 +1,7 @@
 /**
- * Writes and zeroings (RD3): whole absent blocks are overwritten without a fetch, parts of absent blocks go
- * into the store at once with their sectors in a mask (BX8), so no write waits for the source.
+ * Writes and zeroings (RD3): whole absent blocks are overwritten without a fetch, parts of absent
+ * blocks go into the store at once with their sectors in a mask (BX8), so no write waits for the
+ * source.
  *
  *   1. places for masks the write may need               before any lock: they come free by installs
  *   2. lock its bytes, or whole blocks at zeroed edges   so that overlapping writes have one order (I6)
@@ -8,8 +9,8 @@
  *   4. data into the store
  *   5. states and masks                                      after the data (I2)
  *
- * A zeroed range takes no I/O at all: whole blocks change state and read zeroes from then on; the store
- * gets its zeroes later (settle.ts). Its edges are written as zeroes.
+ * A zeroed range takes no I/O at all: whole blocks change state and read zeroes from then on; the
+ * store gets its zeroes later (settle.ts). Its edges are written as zeroes.
  */
 import {BlockError} from '../base/errors.js';
 import type {RangeHold} from '../base/range-lock.js';
@@ -49,9 +50,12 @@ export class Writer {
   /** In the kernel, and in the map in core, when it resolves; durable at the next commit. */
   async write(offset: number, buffer: Buffer): Promise<void> {
     this.#core.assertMode('write');
-    for (let done = 0; done < buffer.length; ) {
+    for (let done = 0; done < buffer.length;) {
       const at = offset + done;
-      const length = Math.min(buffer.length - done, alignDown(at, REGION_BYTES) + REGION_BYTES - at);
+      const length = Math.min(
+        buffer.length - done,
+        alignDown(at, REGION_BYTES) + REGION_BYTES - at,
+      );
       await this.#writePiece(at, buffer.subarray(done, done + length));
       done += length;
     }
@@ -112,12 +116,16 @@ export class Writer {
     this.#events.changed();
   }
 
-  /** Steps 1 and 2. Places are taken while nothing is held; if the plan was overtaken, from the start. */
+  /**
+   * Steps 1 and 2. Places are taken while nothing is held; if the plan was overtaken, from the
+   * start.
+   */
   async #enter(offset: number, end: number, cut: Cut): Promise<{hold: RangeHold; places: number}> {
     const {geometry, locks, map, masks} = this.#core;
     const loading = this.#core.ensureLoaded(cut.first, cut.last);
     if (loading) await loading;
-    const wantedPlaces = (): number => cut.edges.filter((block) => map.get(block) === ABSENT).length;
+    const wantedPlaces = (): number =>
+      cut.edges.filter((block) => map.get(block) === ABSENT).length;
     const isZeroedEdge = (block: number): boolean =>
       cut.edges.includes(block) && stateRow(map.get(block)).partWriteFillsZeroes;
     for (;;) {
@@ -156,7 +164,11 @@ export class Writer {
     counters.storeErrors++;
     throw failed.reason instanceof BlockError
       ? failed.reason
-      : new BlockError('EIO', `write to ${store.name} failed`, {op: 'write', offset, cause: failed.reason});
+      : new BlockError('EIO', `write to ${store.name} failed`, {
+          op: 'write',
+          offset,
+          cause: failed.reason,
+        });
   }
 
   /** Step 5. The number of reserved places that became masks. */
@@ -196,7 +208,9 @@ export class Writer {
     if (startsInside) edges.push(first);
     if (endsInside && (!startsInside || last - 1 > first)) edges.push(last - 1);
     return {
-      first, last, edges,
+      first,
+      last,
+      edges,
       wholeFirst: startsInside ? first + 1 : first,
       wholeLast: endsInside ? last - 1 : last,
     };

@@ -1,6 +1,6 @@
 /**
- * Takes blocks that the source knows to be zero without transferring them: once the store physically reads
- * zeroes there, an absent block is *copied* like any other.
+ * Takes blocks that the source knows to be zero without transferring them: once the store
+ * physically reads zeroes there, an absent block is *copied* like any other.
  */
 import {MiB} from '../base/units.js';
 import {ABSENT, COPIED} from '../map/block-state.js';
@@ -10,9 +10,10 @@ import type {VolumeCore} from './core.js';
 const ZERO_BYTES_MAX = 16 * MiB;
 
 /**
- * Installs zeroes in the absent ones of blocks [start, end), or of the first of them; returns the block to go
- * on with. A range that is a hole of the store already costs no I/O, whatever its length. Whether it is one
- * cannot change before the lock is held: only installs write to absent blocks.
+ * Installs zeroes in the absent ones of blocks [start, end), or of the first of them; returns the
+ * block to go on with. A range that is a hole of the store already costs no I/O, whatever its
+ * length. Whether it is one cannot change before the lock is held: only installs write to absent
+ * blocks.
  */
 export async function installZeroes(core: VolumeCore, start: number, end: number): Promise<number> {
   const {counters, geometry, locks, map, store} = core;
@@ -23,7 +24,7 @@ export async function installZeroes(core: VolumeCore, start: number, end: number
   const stop = holeBlocks > 0 ? start + holeBlocks : Math.min(end, start + zeroBlocks);
   const hold = await locks.acquire(offset, geometry.offsetOf(stop));
   try {
-    for (let block = start; block < stop; ) {
+    for (let block = start; block < stop;) {
       const runEnd = map.runEnd(block, stop);
       if (map.get(block) === ABSENT) {
         const from = geometry.offsetOf(block);

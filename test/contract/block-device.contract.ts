@@ -21,7 +21,11 @@ export type MakeDevice = (size: number) => Promise<BlockDevice>;
 
 type Claim = (title: string, body: Body) => void;
 
-export function blockDeviceContract(name: string, make: MakeDevice, options: ContractOptions = {}): void {
+export function blockDeviceContract(
+  name: string,
+  make: MakeDevice,
+  options: ContractOptions = {},
+): void {
   const size = options.size ?? MiB;
   const claim: Claim = (title, body) => {
     test(`${name}: ${title}`, async (t) => {
@@ -44,13 +48,18 @@ function claimContents(claim: Claim, size: number): void {
     t.deepEqual(await readAt(device, 3 * SECTOR, 8 * KiB), Buffer.alloc(8 * KiB));
   });
 
-  claim('a read gives the last write, byte by byte, at the first and the last sector', async (t, device) => {
-    for (const offset of [0, 7 * SECTOR, size - 4 * SECTOR]) {
-      const bytes = Buffer.from(Array.from({length: 4 * SECTOR}, (_, index) => (index * 7 + offset) & 255));
-      await device.write(offset, Buffer.from(bytes));
-      t.deepEqual(await readAt(device, offset, bytes.length), bytes);
-    }
-  });
+  claim(
+    'a read gives the last write, byte by byte, at the first and the last sector',
+    async (t, device) => {
+      for (const offset of [0, 7 * SECTOR, size - 4 * SECTOR]) {
+        const bytes = Buffer.from(
+          Array.from({length: 4 * SECTOR}, (_, index) => (index * 7 + offset) & 255),
+        );
+        await device.write(offset, Buffer.from(bytes));
+        t.deepEqual(await readAt(device, offset, bytes.length), bytes);
+      }
+    },
+  );
 
   claim('a written buffer belongs to the caller again', async (t, device) => {
     const buffer = Buffer.alloc(2 * SECTOR, 1);
@@ -66,7 +75,10 @@ function claimContents(claim: Claim, size: number): void {
     await device.writeZeroes(6 * SECTOR, SECTOR, {fua: true});
     await device.discard(8 * SECTOR, 2 * SECTOR);
     const expected = Buffer.alloc(16 * SECTOR, 9);
-    expected.fill(0, 2 * SECTOR, 5 * SECTOR).fill(0, 6 * SECTOR, 7 * SECTOR).fill(0, 8 * SECTOR, 10 * SECTOR);
+    expected
+      .fill(0, 2 * SECTOR, 5 * SECTOR)
+      .fill(0, 6 * SECTOR, 7 * SECTOR)
+      .fill(0, 8 * SECTOR, 10 * SECTOR);
     t.deepEqual(await readAt(device, 0, 16 * SECTOR), expected);
   });
 }
@@ -74,7 +86,9 @@ function claimContents(claim: Claim, size: number): void {
 function claimConcurrency(claim: Claim): void {
   claim('requests to different places at once do not mix', async (t, device) => {
     const places = Array.from({length: 32}, (_, index) => index * 3 * SECTOR);
-    await Promise.all(places.map((offset, index) => device.write(offset, Buffer.alloc(2 * SECTOR, index + 1))));
+    await Promise.all(
+      places.map((offset, index) => device.write(offset, Buffer.alloc(2 * SECTOR, index + 1))),
+    );
     const found = await Promise.all(places.map((offset) => readAt(device, offset, 3 * SECTOR)));
     for (const [index, bytes] of found.entries()) {
       const expected = Buffer.alloc(3 * SECTOR).fill(index + 1, 0, 2 * SECTOR);
@@ -96,10 +110,14 @@ function claimConcurrency(claim: Claim): void {
       } else if (action === 'flush') {
         await device.flush();
       } else if (action === 'read') {
-        t.true((await readAt(device, offset, length)).equals(model.subarray(offset, offset + length)));
+        t.true(
+          (await readAt(device, offset, length)).equals(model.subarray(offset, offset + length)),
+        );
       } else {
         model.fill(0, offset, offset + length);
-        await (action === 'zeroes' ? device.writeZeroes(offset, length) : device.discard(offset, length));
+        await (action === 'zeroes'
+          ? device.writeZeroes(offset, length)
+          : device.discard(offset, length));
       }
     }
   });

@@ -26,13 +26,19 @@ function restlessEnvironment(): Parameters<typeof delayDevice>[1]['environment']
 }
 
 blockDeviceContract('memory', async (size) => new MemoryDevice(size), {size: 64 * TiB});
-blockDeviceContract('memory in small chunks', async (size) => new MemoryDevice(size, {chunkSize: 512}));
+blockDeviceContract(
+  'memory in small chunks',
+  async (size) => new MemoryDevice(size, {chunkSize: 512}),
+);
 blockDeviceContract(
   'fault without a matching rule',
   async (size) => new FaultDevice(new MemoryDevice(size), [{ops: ['read'], skip: 1e9}]),
 );
 blockDeviceContract('delay', async (size) =>
-  delayDevice(new MemoryDevice(size), {environment: restlessEnvironment(), delay: {min: 0, max: 5}}),
+  delayDevice(new MemoryDevice(size), {
+    environment: restlessEnvironment(),
+    delay: {min: 0, max: 5},
+  }),
 );
 blockDeviceContract('log', async (size) =>
   logDevice(new MemoryDevice(size), {environment: virtualTime().environment}),
@@ -40,8 +46,13 @@ blockDeviceContract('log', async (size) =>
 blockDeviceContract('rate', async (size) =>
   rateDevice(new MemoryDevice(size), {environment: restlessEnvironment(), bytesPerSecond: GiB}),
 );
-blockDeviceContract('volatile', async (size) => new VolatileDevice(new MemoryDevice(size)), {size: 64 * TiB});
+blockDeviceContract('volatile', async (size) => new VolatileDevice(new MemoryDevice(size)), {
+  size: 64 * TiB,
+});
 blockDeviceContract('volatile over delay with a small cache', async (size) => {
-  const slow = delayDevice(new MemoryDevice(size), {environment: restlessEnvironment(), delay: {min: 0, max: 3}});
+  const slow = delayDevice(new MemoryDevice(size), {
+    environment: restlessEnvironment(),
+    delay: {min: 0, max: 3},
+  });
   return new VolatileDevice(slow, {cacheMax: MiB});
 });

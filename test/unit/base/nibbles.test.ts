@@ -2,7 +2,14 @@ import test from 'ava';
 import fc from 'fast-check';
 
 import {
-  clearMarks, countValues, endOfRun, fillEntries, isMarkedAt, nextMarked, setAt, valueAt,
+  clearMarks,
+  countValues,
+  endOfRun,
+  fillEntries,
+  isMarkedAt,
+  nextMarked,
+  setAt,
+  valueAt,
 } from '../../../src/base/nibbles.js';
 
 const LENGTH = 64;
@@ -14,7 +21,10 @@ interface Entry {
 }
 
 const change = fc.record({
-  start: fc.nat(LENGTH), end: fc.nat(LENGTH), value: fc.integer({min: 0, max: 7}), marked: fc.boolean(),
+  start: fc.nat(LENGTH),
+  end: fc.nat(LENGTH),
+  value: fc.integer({min: 0, max: 7}),
+  marked: fc.boolean(),
 });
 
 test('four-bit entries behave as an array of objects would', (t) => {
@@ -30,7 +40,10 @@ test('four-bit entries behave as an array of objects would', (t) => {
           twin[start] = {value, marked};
         }
       }
-      const read = twin.map((_, index) => ({value: valueAt(bytes, index), marked: isMarkedAt(bytes, index)}));
+      const read = twin.map((_, index) => ({
+        value: valueAt(bytes, index),
+        marked: isMarkedAt(bytes, index),
+      }));
       t.deepEqual(read, twin);
       checkSearches(t.deepEqual.bind(t), bytes, twin);
     }),
@@ -38,7 +51,11 @@ test('four-bit entries behave as an array of objects would', (t) => {
   t.pass();
 });
 
-function checkSearches(equal: (a: unknown, b: unknown) => void, bytes: Uint8Array, twin: Entry[]): void {
+function checkSearches(
+  equal: (a: unknown, b: unknown) => void,
+  bytes: Uint8Array,
+  twin: Entry[],
+): void {
   for (let start = 0; start < LENGTH; start++) {
     const value = twin[start]?.value ?? 0;
     const run = twin.findIndex((entry, index) => index >= start && entry.value !== value);

@@ -8,7 +8,9 @@ test('a seed gives the same numbers on every machine and in every version', (t) 
 });
 
 test('neighbouring seeds and seeds above 2^32 give different numbers', (t) => {
-  const firsts = [0, 1, 2, 2 ** 32, 2 ** 32 + 1, 2 ** 53 - 1].map((seed) => new Prng(seed).uint32());
+  const firsts = [0, 1, 2, 2 ** 32, 2 ** 32 + 1, 2 ** 53 - 1].map((seed) =>
+    new Prng(seed).uint32(),
+  );
   t.is(new Set(firsts).size, firsts.length);
 });
 
@@ -42,5 +44,8 @@ test('shuffle keeps every item', (t) => {
   const items = Array.from({length: 50}, (_, index) => index);
   const shuffled = new Prng(3).shuffle([...items]);
   t.notDeepEqual(shuffled, items);
-  t.deepEqual(shuffled.sort((a, b) => a - b), items);
+  t.deepEqual(
+    shuffled.sort((a, b) => a - b),
+    items,
+  );
 });

@@ -5,7 +5,10 @@ import {SparseBytes} from '../../../src/base/sparse-bytes.js';
 import {TiB} from '../../../src/base/units.js';
 
 test('random writes and zeroes give what an array gives, with and without background', (t) => {
-  for (const background of [undefined, (_offset: number, bytes: Uint8Array) => void bytes.fill(0x55)]) {
+  for (const background of [
+    undefined,
+    (_offset: number, bytes: Uint8Array) => void bytes.fill(0x55),
+  ]) {
     const model = new Uint8Array(5000).fill(background ? 0x55 : 0);
     const sparse = new SparseBytes(5000, {chunkSize: 512, ...(background ? {background} : {})});
     const prng = new Prng(11);

@@ -1,7 +1,12 @@
 import test from 'ava';
 
 import {
-  BLOCK_STATES, isTransition, STATE_TABLE, stateName, stateRow, type StateCode,
+  BLOCK_STATES,
+  isTransition,
+  STATE_TABLE,
+  stateName,
+  stateRow,
+  type StateCode,
 } from '../../../src/map/block-state.js';
 
 const CODES = [0, 1, 2, 3, 4] as const satisfies readonly StateCode[];

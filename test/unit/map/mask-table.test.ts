@@ -60,7 +60,10 @@ test('changes are taken once, and a dropped mask is not among them', (t) => {
   table.grow(0, 0, 1);
   table.grow(1, 3, 4);
   table.drop(0);
-  t.deepEqual(table.takeChanges().map(({block}) => block), [1]);
+  t.deepEqual(
+    table.takeChanges().map(({block}) => block),
+    [1],
+  );
   t.deepEqual(table.takeChanges(), []);
   t.is(table.images()[0]?.mask[0], 0b1000);
 });

@@ -11,12 +11,21 @@ const BLOCK = 4096;
 const BLOCKS = 2 * PAGE_BLOCKS + 1000;
 
 function makeMap(blocks = BLOCKS): OverwriteMap {
-  return new OverwriteMap(new Geometry({size: blocks * BLOCK, blockSize: BLOCK}), plainEnvironment());
+  return new OverwriteMap(
+    new Geometry({size: blocks * BLOCK, blockSize: BLOCK}),
+    plainEnvironment(),
+  );
 }
 
 /** Puts blocks [start, end) of the twin into a state wherever the table allows it, run by run. */
-function change(map: OverwriteMap, twin: Uint8Array, start: number, end: number, state: StateCode): void {
-  for (let block = start; block < end; ) {
+function change(
+  map: OverwriteMap,
+  twin: Uint8Array,
+  start: number,
+  end: number,
+  state: StateCode,
+): void {
+  for (let block = start; block < end;) {
     const runEnd = map.runEnd(block, end);
     if (isTransition(twin[block] as StateCode, state)) {
       map.set(block, runEnd, state);
@@ -127,7 +136,13 @@ test('blocks above 2^31 bytes and 2^30 blocks are told apart', (t) => {
   map.set(2 ** 29, 2 ** 29 + 3, 2);
   t.is(map.get(last), 3);
   t.is(map.get(last - 1), 0);
-  t.deepEqual(map.counts(), {absent: 2 ** 30 - 4, partial: 0, copied: 3, overwritten: 1, zeroed: 0});
+  t.deepEqual(map.counts(), {
+    absent: 2 ** 30 - 4,
+    partial: 0,
+    copied: 3,
+    overwritten: 1,
+    zeroed: 0,
+  });
   map.set(0, 2 ** 30, 4);
   t.is(map.count(4), 2 ** 30);
   t.deepEqual(map.takeChanges(), [{start: 0, count: 2 ** 30, state: 4}]);

@@ -1,4 +1,6 @@
-/** What a volume does with single requests; what it does with thousands is the simulation's matter. */
+/**
+ * What a volume does with single requests; what it does with thousands is the simulation's matter.
+ */
 import test from 'ava';
 import type {ExecutionContext} from 'ava';
 
@@ -23,7 +25,9 @@ interface Bench {
 }
 
 async function makeBench(
-  t: ExecutionContext, tuning: Partial<VolumeTuning> = {}, size = SIZE,
+  t: ExecutionContext,
+  tuning: Partial<VolumeTuning> = {},
+  size = SIZE,
 ): Promise<Bench> {
   const geometry = {size, blockSize: BLOCK};
   const store = new MemoryStorage(size, STALE, 'store');
@@ -72,7 +76,10 @@ test('IR4: of a request that is partly local only the missing part is fetched', 
   const {volume, source, read} = await makeBench(t);
   await volume.write(BLOCK, Buffer.alloc(BLOCK, 0xaa));
   const bytes = await read(0, 3 * BLOCK);
-  t.deepEqual(source.reads, [[0, BLOCK], [2 * BLOCK, BLOCK]]);
+  t.deepEqual(source.reads, [
+    [0, BLOCK],
+    [2 * BLOCK, BLOCK],
+  ]);
   t.deepEqual(bytes.subarray(0, BLOCK), expected(0, BLOCK));
   t.deepEqual(bytes.subarray(BLOCK, 2 * BLOCK), Buffer.alloc(BLOCK, 0xaa));
   t.deepEqual(bytes.subarray(2 * BLOCK), expected(2 * BLOCK, BLOCK));
@@ -192,7 +199,10 @@ test('hydrated means the store alone is the volume: zeroes physical, all synced 
   whole.fill(0x55, 2 * BLOCK, 2 * BLOCK + 512);
   whole.fill(0, 40 * BLOCK, 42 * BLOCK);
   t.deepEqual(store.bytes, whole);
-  t.false(source.reads.some(([offset]) => offset >= 10 * BLOCK && offset < 30 * BLOCK), 'BX3: holes stay put');
+  t.false(
+    source.reads.some(([offset]) => offset >= 10 * BLOCK && offset < 30 * BLOCK),
+    'BX3: holes stay put',
+  );
 });
 
 test('background hydration waits for requests to pass, full hydration does not', async (t) => {
@@ -227,7 +237,11 @@ test('a range the source cannot read is listed and tried again while the rest go
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
   t.is(volume.report().blocks.absent, 1);
-  t.like(volume.report().hydration.badRanges[0], {offset: 7 * BLOCK, length: BLOCK, error: 'bad sector'});
+  t.like(volume.report().hydration.badRanges[0], {
+    offset: 7 * BLOCK,
+    length: BLOCK,
+    error: 'bad sector',
+  });
   isBroken = false;
   await volume.whenHydrated();
   t.deepEqual(volume.report().hydration.badRanges, []);
@@ -261,7 +275,8 @@ test('the mask table full: the write waits, is counted, and goes on once a block
   const {volume, source} = await makeBench(t, {map: {maskCountMax: 16}});
   source.isOpen = false;
   const writes: Promise<void>[] = [];
-  for (let block = 0; block < 17; block++) writes.push(volume.write(block * BLOCK, Buffer.alloc(512, 1)));
+  for (let block = 0; block < 17; block++)
+    writes.push(volume.write(block * BLOCK, Buffer.alloc(512, 1)));
   await settle();
   t.is(volume.report().waitingForMasks, 1);
   source.isOpen = true;

@@ -42,7 +42,10 @@ test('the same seed fails the same requests', async (t) => {
     const device = deviceWith({probability: 0.3});
     let text = '';
     for (let count = 0; count < 60; count++) {
-      text += await device.flush().then(() => '.', () => 'x');
+      text += await device.flush().then(
+        () => '.',
+        () => 'x',
+      );
     }
     return text;
   };

@@ -1,4 +1,6 @@
-/** The power-cut laboratory: nothing flushed is lost, everything else may be, and a seed replays. */
+/**
+ * The power-cut laboratory: nothing flushed is lost, everything else may be, and a seed replays.
+ */
 import test from 'ava';
 import {ERRNO, toErrno} from '../../../src/base/errors.js';
 import {Prng} from '../../../src/base/prng.js';
@@ -25,7 +27,10 @@ test('what was flushed or written with FUA survives every cut', async (t) => {
     await device.write(8 * SECTOR, filled(2), {fua: true});
     await device.cut(seed);
     device.powerOn();
-    t.deepEqual([await readSector(device, 0), await readSector(device, 3), await readSector(device, 8)], [1, 1, 2]);
+    t.deepEqual(
+      [await readSector(device, 0), await readSector(device, 3), await readSector(device, 8)],
+      [1, 1, 2],
+    );
   }
 });
 
@@ -64,7 +69,8 @@ test('a flush in progress at the cut fails and promises nothing', async (t) => {
 test('the same seed and requests lose the same, and the record says what', async (t) => {
   const run = async (): Promise<unknown> => {
     const device = new VolatileDevice(new MemoryDevice(MiB), {seed: 77});
-    for (let index = 0; index < 40; index++) await device.write((index % 9) * SECTOR, filled(index, 3));
+    for (let index = 0; index < 40; index++)
+      await device.write((index % 9) * SECTOR, filled(index, 3));
     const record = await device.cut();
     t.is(record.newest + record.older + record.dropped, record.sectors);
     t.is(record.lost.length, record.older + record.dropped);
@@ -85,7 +91,8 @@ test('every mode of loss comes up', async (t) => {
 
 test('the cache stays within its bound', async (t) => {
   const device = new VolatileDevice(new MemoryDevice(16 * MiB), {cacheMax: MiB});
-  for (let index = 0; index < 64; index++) await device.write(index * 128 * 1024, filled(index, 256));
+  for (let index = 0; index < 64; index++)
+    await device.write(index * 128 * 1024, filled(index, 256));
   t.true(device.unflushed <= MiB);
   await device.writeZeroes(0, 16 * MiB);
   t.true(device.unflushed <= MiB);
@@ -105,7 +112,10 @@ test('random work and cuts keep what the oracle of block devices allows', async 
 });
 
 async function randomStep(
-  device: VolatileDevice, oracle: Oracle, prng: Prng, step: number,
+  device: VolatileDevice,
+  oracle: Oracle,
+  prng: Prng,
+  step: number,
 ): Promise<void> {
   const offset = prng.below(56) * SECTOR;
   const length = prng.between(1, 8) * SECTOR;

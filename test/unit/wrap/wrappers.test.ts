@@ -18,7 +18,9 @@ test('read-only: changes get EROFS, reads and flushes pass', async (t) => {
   await memory.write(0, sector());
   const device = readOnlyDevice(memory);
   const changes = [
-    () => device.write(0, sector()), () => device.writeZeroes(0, SECTOR), () => device.discard(0, SECTOR),
+    () => device.write(0, sector()),
+    () => device.writeZeroes(0, SECTOR),
+    () => device.discard(0, SECTOR),
   ];
   for (const change of changes) t.is(toErrno(await t.throwsAsync(change())), ERRNO.EROFS);
   const found = Buffer.alloc(SECTOR);
@@ -43,12 +45,18 @@ test('delay: a negative or backward delay is refused', (t) => {
   const {environment} = virtualTime();
   const memory = new MemoryDevice(MiB);
   t.throws(() => delayDevice(memory, {environment, delay: -1}), {instanceOf: RangeError});
-  t.throws(() => delayDevice(memory, {environment, delay: {min: 2, max: 1}}), {instanceOf: RangeError});
+  t.throws(() => delayDevice(memory, {environment, delay: {min: 2, max: 1}}), {
+    instanceOf: RangeError,
+  });
 });
 
 test('rate: many requests at once together keep the limit', async (t) => {
   const {scheduler, environment} = virtualTime();
-  const device = rateDevice(new MemoryDevice(MiB), {environment, bytesPerSecond: 100 * SECTOR, burst: 0});
+  const device = rateDevice(new MemoryDevice(MiB), {
+    environment,
+    bytesPerSecond: 100 * SECTOR,
+    burst: 0,
+  });
   await scheduler.run(Promise.all(Array.from({length: 50}, () => device.write(0, sector()))));
   t.true(Math.abs(scheduler.now - 500) < 1e-6);
 });
@@ -56,7 +64,9 @@ test('rate: many requests at once together keep the limit', async (t) => {
 test('rate: a pause saves up no more than the burst', async (t) => {
   const {scheduler, environment} = virtualTime();
   const device = rateDevice(new MemoryDevice(MiB), {
-    environment, bytesPerSecond: 100 * SECTOR, burst: 10 * SECTOR,
+    environment,
+    bytesPerSecond: 100 * SECTOR,
+    burst: 10 * SECTOR,
   });
   await scheduler.run(environment.clock.sleep(10_000));
   await scheduler.run(Promise.all(Array.from({length: 20}, () => device.read(0, sector()))));
@@ -68,7 +78,8 @@ test('log: one line for each answer, a warning with the code for a failed one', 
   const lines: [string, string, LogFields | undefined][] = [];
   const log = {
     clock: environment.clock,
-    log: (level: string, message: string, fields?: LogFields) => void lines.push([level, message, fields]),
+    log: (level: string, message: string, fields?: LogFields) =>
+      void lines.push([level, message, fields]),
   };
   const faulty = new FaultDevice(new MemoryDevice(MiB), [{ops: ['flush'], code: 'ENOSPC'}]);
   const device = logDevice(faulty, {environment: log, name: 'disk', level: 'info'});
