@@ -1,7 +1,8 @@
 /**
- * The map file alone under crashes: at every event of a random series of commits and checkpoints, with
- * every kind of loss among unsynced sectors, what is read back is the map before or after the record
- * that was on its way, whole (I2, I3, I9); also where power fails after the process had died.
+ * The map file alone under crashes: at every event of a random series of commits and checkpoints,
+ * with every kind of loss among unsynced sectors, what is read back is the map before or after the
+ * record that was on its way, whole (I2, I3, I9); also where power fails after the process had
+ * died.
  */
 import test from 'ava';
 import {assert} from '../../src/base/assert.js';
@@ -74,10 +75,18 @@ class Series {
   storage: VolatileStorage;
   file: MapFile;
   model: Model;
-  /** The states the disk may be in: the last durable one and, while a record is on its way, the next. */
+  /**
+   * The states the disk may be in: the last durable one and, while a record is on its way, the
+   * next.
+   */
   allowed: string[];
 
-  constructor(prng: Prng, scheduler: Scheduler, storage: VolatileStorage, found: {file: MapFile; model: Model}) {
+  constructor(
+    prng: Prng,
+    scheduler: Scheduler,
+    storage: VolatileStorage,
+    found: {file: MapFile; model: Model},
+  ) {
     this.prng = prng;
     this.scheduler = scheduler;
     this.storage = storage;
@@ -87,17 +96,18 @@ class Series {
   }
 
   /** Starts a random commit or checkpoint. */
-  next(): Promise<void> {
+  next(wantsCheckpoint = this.prng.chance(1, 6)): Promise<void> {
     const record = randomRecord(this.prng);
     put(this.model, record);
     this.allowed.push(describe(this.model));
     this.model.map.takeChanges();
-    if (!this.prng.chance(1, 6) && this.file.tryReserve(record)) {
+    if (!wantsCheckpoint && this.file.tryReserve(record)) {
       return this.file.append(record, () => record);
     }
-    const masks = [...this.model.masks].map(
-      ([block, mask]): MaskImage => ({block, mask: new Uint8Array(Buffer.from(mask, 'hex'))}),
-    );
+    const masks = [...this.model.masks].map(([block, mask]): MaskImage => ({
+      block,
+      mask: new Uint8Array(Buffer.from(mask, 'hex')),
+    }));
     const content = {pages: this.model.map.takePageImages(), masks, isClean: false};
     return this.file.checkpoint(() => ({...content, intents: [...this.model.intents]}));
   }
@@ -137,17 +147,27 @@ async function checkCrashes(series: Series, samples: number): Promise<void> {
     const scheduler = new Scheduler(prng.fork());
     const tools = toolsOf(scheduler, prng);
     const disk =
-      mode === 'process death' ? storage.afterProcessDeath(tools, prng) : storage.afterPowerCut(tools, prng, mode);
+      mode === 'process death'
+        ? storage.afterProcessDeath(tools, prng)
+        : storage.afterPowerCut(tools, prng, mode);
     const {model} = await scheduler.run(recover(disk));
     const found = describe(model);
-    assert(allowed.includes(found), `I3, I9 after ${mode}: found ${found}, allowed ${allowed.join('\nor ')}`);
+    assert(
+      allowed.includes(found),
+      `I3, I9 after ${mode}: found ${found}, allowed ${allowed.join('\nor ')}`,
+    );
   }
 }
 
 /** Works until `operations` are done; checks crashes at every event on the way. */
-async function work(series: Series, operations: number, samples: number): Promise<void> {
+async function work(
+  series: Series,
+  operations: number,
+  samples: number,
+  first?: 'checkpoint',
+): Promise<void> {
   for (let count = 0; count < operations; count++) {
-    const running = series.next();
+    const running = series.next(count === 0 && first === 'checkpoint' ? true : undefined);
     let isDone = false;
     const settle = (): void => {
       isDone = true;
@@ -186,19 +206,22 @@ test('a map written by a process that died survives a power cut under the next o
     const series = await newSeries(seed);
     for (let round = 0; round < 6; round++) {
       await work(series, series.prng.between(0, 3), 0);
-      void series.next();
-      for (let steps = series.prng.below(4); steps > 0; steps--) await series.scheduler.step();
+      void series.next(series.prng.chance(1, 2));
+      for (let steps = series.prng.below(14); steps > 0; steps--) await series.scheduler.step();
       const {scheduler, prng} = series;
       const survivor = series.storage.afterProcessDeath(toolsOf(scheduler, prng), prng);
       const found = await scheduler.run(recover(survivor));
-      assert(series.allowed.includes(describe(found.model)), 'I9: the next process finds one of the allowed maps');
+      assert(
+        series.allowed.includes(describe(found.model)),
+        'I9: the next process finds one of the allowed maps',
+      );
       // What the dead process left in the page cache may still vanish with the power.
       const before = series.allowed;
       series.storage = survivor;
       series.file = found.file;
       series.model = found.model;
       series.allowed = [...before, describe(found.model)];
-      await work(series, 1, 4);
+      await work(series, 1, 4, series.prng.chance(1, 2) ? 'checkpoint' : undefined);
     }
   }
   t.pass();

@@ -1,6 +1,6 @@
 /**
- * The laboratory's own parts: the simulated disk does everything a disk may and nothing it may not, by
- * the judgement of the oracle, and the oracle refuses what it must.
+ * The laboratory's own parts: the simulated disk does everything a disk may and nothing it may not,
+ * by the judgement of the oracle, and the oracle refuses what it must.
  */
 import test from 'ava';
 import {Prng} from '../../src/base/prng.js';
@@ -70,7 +70,11 @@ test('a plain disk with power cuts and process deaths passes the oracle', async 
 });
 
 test('the same seed gives the same world, another one another', async (t) => {
-  const [one, again, other] = [await workOnPlainDisk(5), await workOnPlainDisk(5), await workOnPlainDisk(6)];
+  const [one, again, other] = [
+    await workOnPlainDisk(5),
+    await workOnPlainDisk(5),
+    await workOnPlainDisk(6),
+  ];
   t.deepEqual(one, again);
   t.notDeepEqual(one, other);
 });
@@ -143,7 +147,13 @@ test('live: of two overlapping writes either may win, but only one', (t) => {
 });
 
 test('after a power cut: flushed or later written, never older', (t) => {
-  for (const [value, isAllowed] of [[SOURCE, false], [1, false], [2, true], [3, true], [4, true]] as const) {
+  for (const [value, isAllowed] of [
+    [SOURCE, false],
+    [1, false],
+    [2, true],
+    [3, true],
+    [4, true],
+  ] as const) {
     const {oracle, write, flush, see} = oneSector();
     write(1);
     write(2);

@@ -1,11 +1,12 @@
 /**
  * The simulation from the command line:
  *
- *   node dist/test/simulation/run.js [--seed N] [--steps N] [--seconds S] [--count N] [--bug NAME] [--trace] [--progress]
+ *   node dist/test/simulation/run.js [--seed N] [--steps N] [--seconds S] [--count N] [--bug NAME]
+ *   [--trace] [--progress]
  *
  * --progress names each seed as it begins: a run that spins for ever is then known.
- * Without --count and --seconds it runs the one seed; env SIM_SEED is the default of --seed. It ends
- * with 1 at the first failure, after printing the seed and the trace.
+ * Without --count and --seconds it runs the one seed; env SIM_SEED is the default of --seed. It
+ * ends with 1 at the first failure, after printing the seed and the trace.
  */
 import {parseArgs} from 'node:util';
 import {SEEDED_BUGS, type SeededBug} from '../../src/base/seeded-bugs.js';
@@ -43,7 +44,12 @@ const elapsed = (): number => (performance.now() - start) / 1000;
 try {
   for (let seed = Number(values.seed); total.runs < count && elapsed() < seconds; seed++) {
     if (values.progress) process.stderr.write(`${seed} `);
-    const result = await simulate({seed, steps: Number(values.steps), ...(bug ? {bug} : {}), ...(values.trace ? {traceMax: 1e6} : {})});
+    const result = await simulate({
+      seed,
+      steps: Number(values.steps),
+      ...(bug ? {bug} : {}),
+      ...(values.trace ? {traceMax: 1e6} : {}),
+    });
     total.runs++;
     total.steps += result.steps;
     total.requests += result.requests;
