@@ -4,9 +4,9 @@
 //
 //   1. keeps the current mount namespace open and passes its descriptor's number on, in
 //      REGROW_HOST_MNT_NS: mounts and device nodes are to appear there
-//   2. moves into a private copy of it, from which nothing spreads and to which nothing spreads:
-//      a file system the host unmounts later is not held by the daemon. (What was mounted when the
-//      daemon started is in the copy; the daemon lets go of it by not using it.)
+//   2. moves into a copy of it that follows: what the host mounts and unmounts later happens here
+//      too, nothing done here happens there. So the daemon holds no file system that the host has
+//      let go of, its own device's above all
 //   3. declares itself an I/O flusher, so that memory reclaim on the daemon's behalf never waits
 //      for the daemon's own device; per thread and inherited, hence before Node starts any.
 //      REGROW_IO_FLUSHER=1 or 0 says whether the kernel agreed (it needs CAP_SYS_RESOURCE)
@@ -51,10 +51,10 @@ void keep_host_namespace() {
   if (setenv("REGROW_HOST_MNT_NS", number, 1) != 0) fail("setting the environment", 126);
 }
 
-void enter_private_namespace() {
+void enter_own_namespace() {
   if (unshare(CLONE_NEWNS) != 0) fail("entering a mount namespace of its own", 126);
-  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-    fail("making the mount namespace private", 126);
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) {
+    fail("making the mount namespace a follower", 126);
   }
 }
 
@@ -95,7 +95,7 @@ int main(int argument_count, char** arguments) {
     return 2;
   }
   keep_host_namespace();
-  enter_private_namespace();
+  enter_own_namespace();
   become_io_flusher();
   avoid_out_of_memory_killer();
   leave_terminal();

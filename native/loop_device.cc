@@ -11,6 +11,7 @@
 
 #include "fuse_protocol.h"
 #include "mount_namespace.h"
+#include "own_process.h"
 #include "unique_fd.h"
 
 namespace regrow {
@@ -182,42 +183,56 @@ std::string loop_path(uint32_t number) { return "/dev/loop" + std::to_string(num
 
 Outcome attach_loop(const LoopSettings& settings, LoopState& state) {
   return in_mount_namespace(settings.namespace_fd, [&]() -> Outcome {
-    const int mode = settings.read_only ? O_RDONLY : O_RDWR;
-    UniqueFd file(open(settings.backing.c_str(), mode | O_CLOEXEC));
-    if (!file) return Outcome::failed("open", settings.backing);
-    UniqueFd device;
-    Outcome outcome = configure(settings, file.get(), state.number, device);
-    if (!outcome) return outcome;
-    outcome = tune(settings, device.get(), state);
-    if (!outcome) ioctl(device.get(), LOOP_CLR_FD);
-    return outcome;
+    return in_own_process("loop attach", state, [&](LoopState& bound) -> Outcome {
+      const int mode = settings.read_only ? O_RDONLY : O_RDWR;
+      UniqueFd file(open(settings.backing.c_str(), mode | O_CLOEXEC));
+      if (!file) return Outcome::failed("open", settings.backing);
+      UniqueFd device;
+      Outcome outcome = configure(settings, file.get(), bound.number, device);
+      if (!outcome) return outcome;
+      outcome = tune(settings, device.get(), bound);
+      if (!outcome) ioctl(device.get(), LOOP_CLR_FD);
+      return outcome;
+    });
   });
 }
 
+namespace {
+
+Outcome detach_here(uint32_t number, uint64_t sequence, bool force) {
+  if (is_gone(number, sequence)) return Outcome::ok();
+  UniqueFd device;
+  const Outcome opened = force ? open_loop(number, O_RDONLY, device) : claim_unused(number, device);
+  if (!opened) return opened;
+  if (ioctl(device.get(), LOOP_CLR_FD) != 0 && errno != ENXIO) {
+    return Outcome::failed("ioctl", "releasing " + loop_path(number));
+  }
+  device.reset();
+  if (force || wait_until_gone(number, sequence)) return Outcome::ok();
+  keep_bound(number);
+  return busy(number, processes_with(loop_path(number)));
+}
+
+}  // namespace
+
 Outcome detach_loop(uint32_t number, uint64_t sequence, int namespace_fd, bool force) {
   return in_mount_namespace(namespace_fd, [&]() -> Outcome {
-    if (is_gone(number, sequence)) return Outcome::ok();
-    UniqueFd device;
-    const Outcome opened =
-        force ? open_loop(number, O_RDONLY, device) : claim_unused(number, device);
-    if (!opened) return opened;
-    if (ioctl(device.get(), LOOP_CLR_FD) != 0 && errno != ENXIO) {
-      return Outcome::failed("ioctl", "releasing " + loop_path(number));
-    }
-    device.reset();
-    if (force || wait_until_gone(number, sequence)) return Outcome::ok();
-    keep_bound(number);
-    return busy(number, processes_with(loop_path(number)));
+    bool nothing = false;
+    return in_own_process("loop detach", nothing, [&](bool&) -> Outcome {
+      return detach_here(number, sequence, force);
+    });
   });
 }
 
 Outcome find_loop_users(uint32_t number, int namespace_fd, LoopUsers& users) {
   return in_mount_namespace(namespace_fd, [&]() -> Outcome {
     users.processes = processes_with(loop_path(number));
-    UniqueFd device;
-    const Outcome claimed = open_loop(number, O_RDONLY | O_EXCL, device);
-    users.has_claim = claimed.error == EBUSY;
-    return users.has_claim ? Outcome::ok() : claimed;
+    return in_own_process("loop look", users.has_claim, [&](bool& has_claim) -> Outcome {
+      UniqueFd device;
+      const Outcome claimed = open_loop(number, O_RDONLY | O_EXCL, device);
+      has_claim = claimed.error == EBUSY;
+      return has_claim ? Outcome::ok() : claimed;
+    });
   });
 }
 

@@ -136,6 +136,7 @@ async function makeDevice(
     log: environment.log,
     onBug: (error) => {
       errors.add(`a bug in regrow: ${messageOf(error)}`, environment.clock.wallTime());
+      volume.fail(`a bug in regrow: ${messageOf(error)}`);
     },
   }).catch((error: unknown) => {
     throw new UserError(

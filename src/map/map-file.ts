@@ -38,6 +38,7 @@ import {
   encodeDirectoryEntry,
   encodeSide,
   encodeSuperblock,
+  isWhollyAbsent,
   KIND_SLOT_0,
   KIND_SLOT_1,
   MapLayout,
@@ -129,10 +130,7 @@ export class MapFile {
     const layout = new MapLayout(geometry, limits);
     assert(storage.size >= layout.totalBytes, 'the map file has room for the map');
     const directory = new Uint8Array(layout.directoryBytes);
-    for (let page = 0; page < geometry.pageCount; page++) {
-      const counts = [geometry.blocksIn(page), 0, 0, 0, 0];
-      encodeDirectoryEntry(directory, page, {kind: ABSENT, counts, crc: 0});
-    }
+    fillAbsent(directory, geometry);
     const side = encodeSide(geometry, {intents: [], masks: []});
     await storage.zero(layout.logOffset, limits.logBytes);
     await storage.write(layout.directoryOffset(0), directory);
@@ -200,14 +198,14 @@ export class MapFile {
   /** Tells the map in core what each page is; mixed pages are loaded later, as needed. */
   fillDirectory(map: OverwriteMap): void {
     for (let page = 0; page < this.geometry.pageCount; page++) {
+      // Most pages of a large volume are all absent, which is what the map in core begins with.
+      if (isWhollyAbsent(this.#directory, page, this.geometry)) continue;
       const {kind, counts} = decodeDirectoryEntry(this.#directory, page);
       const sum = counts.reduce((total, count) => total + count, 0);
       const isKnown = kind < counts.length || kind === KIND_SLOT_0 || kind === KIND_SLOT_1;
       if (!isKnown || sum !== this.geometry.blocksIn(page)) {
-        throw new DamagedStateError(
-          this.#storage.name,
-          `its directory entry ${page} says what cannot be`,
-        );
+        const what = `its directory entry ${page} says what cannot be`;
+        throw new DamagedStateError(this.#storage.name, what);
       }
       map.setPageFromDisk(page, kind < counts.length ? kind : MIXED, counts);
     }
@@ -329,6 +327,20 @@ export class MapFile {
     this.#stalePieces[copy].clear();
     await Promise.all(writes);
   }
+}
+
+/** The directory of a volume whose blocks are all absent, written by doubling: it may have 2 MiB. */
+function fillAbsent(directory: Uint8Array, geometry: Geometry): void {
+  const put = (page: number): void => {
+    const counts = [geometry.blocksIn(page), 0, 0, 0, 0];
+    encodeDirectoryEntry(directory, page, {kind: ABSENT, counts, crc: 0});
+  };
+  const end = geometry.pageCount * DIRECTORY_ENTRY_BYTES;
+  put(0);
+  for (let done = DIRECTORY_ENTRY_BYTES; done < end; done *= 2) {
+    directory.copyWithin(done, 0, Math.min(done, end - done));
+  }
+  put(geometry.pageCount - 1);
 }
 
 interface Opened {

@@ -13,7 +13,7 @@
  */
 import {crc32c} from '../base/crc32c.js';
 import {alignUp, SECTOR} from '../base/units.js';
-import {STATE_COUNT} from './block-state.js';
+import {ABSENT, STATE_COUNT} from './block-state.js';
 import {Geometry, type GeometryInput, PAGE_BYTES} from './geometry.js';
 import {maskBytes, maskCountMax, type MaskImage} from './mask-table.js';
 import type {PageImage} from './overwrite-map.js';
@@ -189,6 +189,17 @@ export function decodeDirectoryEntry(directory: Uint8Array, page: number): Direc
   const counts: number[] = [];
   for (let code = 0; code < STATE_COUNT; code++) counts.push(view.getUint16(2 + code * 2, true));
   return {kind: view.getUint8(0), counts, crc: view.getUint32(12, true)};
+}
+
+/** Whether a directory entry says that all blocks of its page are absent; quicker than decoding it. */
+export function isWhollyAbsent(directory: Uint8Array, page: number, geometry: Geometry): boolean {
+  const at = page * DIRECTORY_ENTRY_BYTES;
+  const count = (directory[at + 2] ?? 0) + (directory[at + 3] ?? 0) * 256;
+  if (directory[at] !== ABSENT || count !== geometry.blocksIn(page)) return false;
+  for (let index = at + 4; index < at + DIRECTORY_ENTRY_BYTES; index++) {
+    if (directory[index] !== 0) return false;
+  }
+  return true;
 }
 
 /** What lies in a side area. */

@@ -79,7 +79,9 @@ export class OverwriteMap {
     const counts = environment.allocate('map.counts', pages * STATE_COUNT * 2).bytes;
     this.#pageCounts = new Uint16Array(counts.buffer, counts.byteOffset, pages * STATE_COUNT);
     this.#entries = environment.allocate('map.entries', pages * PAGE_BYTES);
-    for (let page = 0; page < pages; page++) this.#recount(page, ABSENT, geometry.blocksIn(page));
+    for (let page = 0; page < pages; page++) {
+      this.#pageCounts[page * STATE_COUNT + ABSENT] = geometry.blocksIn(page);
+    }
     this.#counts[ABSENT] = geometry.blockCount;
   }
 

@@ -11,7 +11,6 @@
  *   install              nothing while it fetches, whole blocks over store write and mark
  *   read, commit         nothing
  */
-import {setMaxListeners} from 'node:events';
 import {assert} from '../base/assert.js';
 import type {Environment} from '../base/environment.js';
 import {BlockError, messageOf} from '../base/errors.js';
@@ -67,8 +66,6 @@ export class VolumeCore {
   #modeReason: string | undefined;
 
   constructor(parts: CoreParts) {
-    // One listener for each background fetch and sleeper; their number is bounded by the budgets.
-    setMaxListeners(0, this.stopping.signal);
     this.geometry = parts.geometry;
     this.environment = parts.environment;
     this.tuning = parts.tuning;

@@ -210,13 +210,10 @@ export class Fetcher {
   }
 
   async #read(entry: Entry, data: Deferred<void>): Promise<void> {
-    const {counters, geometry, source, stopping} = this.#core;
+    const {counters, geometry, source} = this.#core;
     try {
-      // Stopping begins when no request is left, so it never takes a guest's bytes away; without it
-      // close() would wait for a source that is gone.
       const priority = entry.purpose === 'request' ? 'foreground' : 'background';
-      const options = {priority, signal: stopping.signal} as const;
-      await source.read(geometry.offsetOf(entry.start), entry.buffer, options);
+      await source.read(geometry.offsetOf(entry.start), entry.buffer, {priority});
     } catch (error) {
       counters.sourceErrors++;
       this.#remove(entry);

@@ -69,10 +69,7 @@ export class SourceExtents {
     while (this.#surveyed < geometry.size && !this.#core.isStopping) {
       const length = Math.min(tuning.extentWindow, geometry.size - this.#surveyed);
       try {
-        const extents = await source.extents(this.#surveyed, length, {
-          priority: 'background',
-          signal: stopping.signal,
-        });
+        const extents = await source.extents(this.#surveyed, length, {priority: 'background'});
         for (const extent of extents) if (!extent.isZero) this.#countData(extent);
         this.#surveyed += length;
       } catch (error) {
@@ -111,9 +108,8 @@ export class SourceExtents {
   }
 
   async #ask(offset: number): Promise<void> {
-    const {geometry, source, stopping, tuning} = this.#core;
+    const {geometry, source, tuning} = this.#core;
     const length = Math.min(tuning.extentWindow, geometry.size - offset);
-    const options = {priority: 'background', signal: stopping.signal} as const;
-    this.#window = await source.extents(offset, length, options);
+    this.#window = await source.extents(offset, length, {priority: 'background'});
   }
 }

@@ -252,6 +252,11 @@ export class Volume implements BlockDevice {
     }
   }
 
+  /** Ends all writing for good: something is wrong that no recovery knows of (a bug, above all). */
+  fail(reason: string): void {
+    this.#core.degrade('failed', reason);
+  }
+
   /** For the laboratory: the daemon dies here. Nothing is written or decided any more. */
   abandon(): void {
     this.#isClosing = true;

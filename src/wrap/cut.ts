@@ -2,7 +2,8 @@
  * What a power cut leaves of a volatile cache: for each sector its durable bytes or any version
  * written since. Pure and seeded, so the same seed over the same versions gives the same loss.
  *
- * A uniformly random choice per sector almost never makes the losses that hurt, so a cut has a mode:
+ * A uniformly random choice per sector almost never makes the losses that hurt, so a cut has a
+ * mode:
  *
  *   all       everything arrived in time           one-lost   everything but one request
  *   none      nothing did                          one-kept   nothing but one request
@@ -11,7 +12,15 @@
  */
 import type {Prng} from '../base/prng.js';
 
-export const CUT_MODES = ['all', 'none', 'prefix', 'requests', 'one-lost', 'one-kept', 'sectors'] as const;
+export const CUT_MODES = [
+  'all',
+  'none',
+  'prefix',
+  'requests',
+  'one-lost',
+  'one-kept',
+  'sectors',
+] as const;
 export type CutMode = (typeof CUT_MODES)[number];
 
 export interface SectorVersion {
@@ -44,7 +53,8 @@ export function chooseSurvivors(
   const lost: number[] = [];
   let newest = 0;
   for (const [sector, versions] of cache) {
-    const chosen = mode === 'sectors' ? versions[prng.below(versions.length + 1)] : versions.findLast(keeps);
+    const chosen =
+      mode === 'sectors' ? versions[prng.below(versions.length + 1)] : versions.findLast(keeps);
     if (chosen) kept.push([sector, chosen]);
     if (chosen && chosen === versions.at(-1)) newest++;
     else lost.push(sector);

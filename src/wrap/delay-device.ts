@@ -1,7 +1,7 @@
 /**
- * A device that takes its time: each request waits before the wrapped device sees it. The waiting runs
- * on the environment's clock, so a simulation does it in no time. Order among requests is whatever
- * their delays make it.
+ * A device that takes its time: each request waits before the wrapped device sees it. The waiting
+ * runs on the environment's clock, so a simulation does it in no time. Order among requests is
+ * whatever their delays make it.
  */
 import {assert} from '../base/assert.js';
 import type {Environment} from '../base/environment.js';
@@ -35,7 +35,9 @@ export function delayDevice(next: BlockDevice, options: DelayDeviceOptions): Blo
 function toRange(delay: Delay): {min: number; max: number} {
   const range = typeof delay === 'number' ? {min: delay, max: delay} : delay;
   if (!(range.min >= 0 && range.max >= range.min && Number.isFinite(range.max))) {
-    throw new RangeError(`a delay is 0 ms or more and ends after it begins: ${JSON.stringify(delay)}`);
+    throw new RangeError(
+      `a delay is 0 ms or more and ends after it begins: ${JSON.stringify(delay)}`,
+    );
   }
   return range;
 }

@@ -1,7 +1,7 @@
 /**
- * A device that fails on purpose, by rules: in a range, at the n-th request, with a probability, for
- * some operations, with an errno. It is how the error paths of whatever stands above are tried, over a
- * real kernel device as well as in a test.
+ * A device that fails on purpose, by rules: in a range, at the n-th request, with a probability,
+ * for some operations, with an errno. It is how the error paths of whatever stands above are tried,
+ * over a real kernel device as well as in a test.
  *
  * A request fails if any rule matches; the first one in order gives the errno. A failing write may
  * first reach the wrapped device (`after: true`): the guest sees an error, the bytes are there.
@@ -51,7 +51,11 @@ export class FaultDevice implements BlockDevice {
   #faults = 0;
 
   /** `next` fails as `rules` say. RangeError for a probability outside 0..1 or a negative count. */
-  constructor(next: BlockDevice, rules: readonly FaultRule[] = [], options: FaultDeviceOptions = {}) {
+  constructor(
+    next: BlockDevice,
+    rules: readonly FaultRule[] = [],
+    options: FaultDeviceOptions = {},
+  ) {
     this.size = next.size;
     this.#prng = new Prng(options.seed ?? 0);
     const around: Around = async (request, run) => {
@@ -90,7 +94,11 @@ export class FaultDevice implements BlockDevice {
     return this.#device.write(offset, buffer, options);
   }
 
-  writeZeroes(offset: number, length: number, options?: {fua?: boolean; mayTrim?: boolean}): Promise<void> {
+  writeZeroes(
+    offset: number,
+    length: number,
+    options?: {fua?: boolean; mayTrim?: boolean},
+  ): Promise<void> {
     return this.#device.writeZeroes(offset, length, options);
   }
 

@@ -28,7 +28,9 @@ export function interpose(next: BlockDevice, around: Around): BlockDevice {
   return {
     size: next.size,
     read: (offset, buffer) =>
-      around({op: 'read', offset, length: buffer.length, fua: false}, () => next.read(offset, buffer)),
+      around({op: 'read', offset, length: buffer.length, fua: false}, () =>
+        next.read(offset, buffer),
+      ),
     write: (offset, buffer, options) =>
       around({op: 'write', offset, length: buffer.length, fua: options?.fua ?? false}, () =>
         next.write(offset, buffer, options),

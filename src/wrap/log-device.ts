@@ -1,6 +1,6 @@
 /**
- * A device that logs each request once, when it is answered: what, where, how long it took, the error.
- * Contents are never logged.
+ * A device that logs each request once, when it is answered: what, where, how long it took, the
+ * error. Contents are never logged.
  */
 import type {Environment, LogLevel} from '../base/environment.js';
 import {errnoCode, toErrno} from '../base/errors.js';
@@ -23,7 +23,12 @@ export function logDevice(next: BlockDevice, options: LogDeviceOptions): BlockDe
     const start = clock.now();
     try {
       await run();
-      log(options.level ?? 'debug', `${name}: ${op}`, {offset, length, fua, ms: clock.now() - start});
+      log(options.level ?? 'debug', `${name}: ${op}`, {
+        offset,
+        length,
+        fua,
+        ms: clock.now() - start,
+      });
     } catch (error) {
       const code = errnoCode(toErrno(error));
       log('warning', `${name}: ${op} failed`, {offset, length, fua, ms: clock.now() - start, code});

@@ -1,6 +1,6 @@
 /**
- * A device that refuses every change with EROFS and passes reads and flushes on. For snapshots, past
- * times, and volumes somebody only wants to look at.
+ * A device that refuses every change with EROFS and passes reads and flushes on. For snapshots,
+ * past times, and volumes somebody only wants to look at.
  */
 import {BlockError} from '../base/errors.js';
 import type {BlockDevice} from '../device/block-device.js';

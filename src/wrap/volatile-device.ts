@@ -1,22 +1,24 @@
 /**
- * The power-cut laboratory (BX12): a block device with a volatile write cache and a switch that cuts
- * the power. Any file system or block driver can run over it, through any transport.
+ * The power-cut laboratory (BX12): a block device with a volatile write cache and a switch that
+ * cuts the power. Any file system or block driver can run over it, through any transport.
  *
  *   write ──► cache (every version of a sector since the last flush) ──flush──► wrapped device
  *                                   │
- *                                 cut(seed): of each sector the wrapped device gets the durable bytes
+ *                                 cut(seed): of each sector the wrapped device gets the durable
+ *                                 bytes
  *                                            or any later version; the cache is gone, power is off
  *
- * What a disk may do, and this one does: keep, drop and reorder whatever no flush covers, and tear a
- * request between any two 512-byte sectors. What it never does: lose what a flush or FUA answered.
- * Power stays off until `powerOn`: requests, also those in flight at the cut, fail with ENODEV.
+ * What a disk may do, and this one does: keep, drop and reorder whatever no flush covers, and tear
+ * a request between any two 512-byte sectors. What it never does: lose what a flush or FUA
+ * answered. Power stays off until `powerOn`: requests, also those in flight at the cut, fail with
+ * ENODEV.
  *
- * Replay: a cut is a function of its seed and of the requests since the last flush in their order of
- * arrival. `cuts` tells seed, mode and what became of each sector.
+ * Replay: a cut is a function of its seed and of the requests since the last flush in their order
+ * of arrival. `cuts` tells seed, mode and what became of each sector.
  *
  * Concurrency: flush and FUA take turns and write to the wrapped device; a cut during one waits for
- * the write in progress, no further. The cache is bounded: above `cacheMax` the sector first written
- * goes to the wrapped device early, as a real cache's does.
+ * the write in progress, no further. The cache is bounded: above `cacheMax` the sector first
+ * written goes to the wrapped device early, as a real cache's does.
  */
 import {BlockError} from '../base/errors.js';
 import {Prng} from '../base/prng.js';
@@ -35,7 +37,9 @@ export interface VolatileDeviceOptions {
 export interface CutRecord {
   readonly seed: number;
   readonly mode: CutMode;
-  /** Sectors of the cache, and how many of them kept their newest, an older, and no cached version. */
+  /**
+   * Sectors of the cache, and how many of them kept their newest, an older, and no cached version.
+   */
   readonly sectors: number;
   readonly newest: number;
   readonly older: number;
@@ -54,7 +58,9 @@ export class VolatileDevice implements BlockDevice {
   readonly #next: BlockDevice;
   readonly #cacheMax: number;
   readonly #seeds: Prng;
-  /** By sector, oldest version first; a sector leaves with the flush that covers all its versions. */
+  /**
+   * By sector, oldest version first; a sector leaves with the flush that covers all its versions.
+   */
   readonly #cache = new Map<number, SectorVersion[]>();
   #versions = 0;
   #order = 0;
@@ -84,8 +90,8 @@ export class VolatileDevice implements BlockDevice {
 
   async read(offset: number, buffer: Buffer): Promise<void> {
     this.#checkPower('read');
-    // The cache may drain to the wrapped device while that is being read: what the cache held before
-    // the read wins over what came from below.
+    // The cache may drain to the wrapped device while that is being read: what the cache held
+    // before the read wins over what came from below.
     const held = this.#newest(offset, buffer.length);
     await this.#next.read(offset, buffer);
     this.#checkPower('read');
@@ -144,7 +150,15 @@ export class VolatileDevice implements BlockDevice {
     await this.#next.flush();
     const sectors = this.#cache.size;
     const listed = lost.slice(0, LOST_LISTED_MAX).map((sector) => sector * SECTOR);
-    const record = {seed, mode, sectors, newest, older, dropped: sectors - newest - older, lost: listed};
+    const record = {
+      seed,
+      mode,
+      sectors,
+      newest,
+      older,
+      dropped: sectors - newest - older,
+      lost: listed,
+    };
     this.cuts.push(record);
     this.#cache.clear();
     this.#versions = 0;
@@ -208,7 +222,8 @@ export class VolatileDevice implements BlockDevice {
 
   /**
    * Makes the newest version not above `covered` of each sector durable:
-   * 1. written to the wrapped device, 2. flushed there, 3. only then forgotten here, with all older.
+   * 1. written to the wrapped device, 2. flushed there, 3. only then forgotten here, with all
+   * older.
    */
   async #drain(sectors: readonly number[], covered: number): Promise<void> {
     for (const sector of sectors) {
