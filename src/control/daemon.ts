@@ -11,7 +11,7 @@
  *   an exception nobody caught  is logged and shown by `status`; the device stays for its users
  */
 import type {Socket} from 'node:net';
-import {messageOf} from '../base/errors.js';
+import {messageOf, UserError} from '../base/errors.js';
 import {peerCredentials} from '../native/host.js';
 import {redirectStandardError} from '../storage/files.js';
 import {EarlyLog} from '../storage/log-file.js';
@@ -124,7 +124,13 @@ async function main(): Promise<void> {
     });
     const started = await Promise.race([starting, crashed]);
     const {server, finish} = serve(started);
-    await server.listen(paths.socket);
+    await server.listen(paths.socket).catch((error: unknown) => {
+      throw new UserError(
+        `cannot attach ${request.name}: its control socket ${paths.socket} cannot be opened ` +
+          `(${messageOf(error)}); make the folder writable or choose another with REGROW_RUN_DIR`,
+        {cause: error},
+      );
+    });
     undo.add('close the control socket', () => server.close());
     // Until now descriptor 2 was a pipe to attach, which tells of a crash at start.
     redirectStandardError(paths.logFile);

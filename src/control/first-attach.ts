@@ -6,7 +6,7 @@ import {messageOf, UserError} from '../base/errors.js';
 import {defaultBlockSize, geometryProblem} from '../map/geometry.js';
 import {FileStorage} from '../storage/file-storage.js';
 import type {StateDirectory} from '../storage/state-directory.js';
-import {mapFileSize, Volume} from '../volume/volume.js';
+import {mapFileSize, mapReservedBytes, Volume} from '../volume/volume.js';
 import {DEFAULT_OPTIONS, type AttachOptions} from './attach-options.js';
 import type {VolumePaths} from './paths.js';
 import {openFirstSource} from './prepare-source.js';
@@ -42,6 +42,9 @@ export async function attachFirst(
     throw mapRefusal(doing, paths, error);
   });
   undo.add('close the volume', () => volume.close());
+  await mapFile.allocate(0, mapReservedBytes(geometry)).catch((error: unknown) => {
+    throw mapRefusal(doing, paths, error);
+  });
   record = {
     version: RECORD_VERSION, name: request.name, createdAt: environment.clock.wallTime(),
     source: source.text, sourceName: source.source.name, sourceSize: size, size,

@@ -51,7 +51,7 @@ import {
 import {encodeRecord, type LogRecord, recordBytes, scanLog} from './map-log.js';
 import {MIXED, type OverwriteMap, type PageImage} from './overwrite-map.js';
 
-export {mapFileSize} from './map-layout.js';
+export {mapFileSize, mapReservedBytes} from './map-layout.js';
 
 /**
  * The state on disk contradicts itself: nothing was written, and nothing may be until a person

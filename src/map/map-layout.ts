@@ -268,6 +268,15 @@ export function directoryEntryOf(image: PageImage, slot: Copy): DirectoryEntry {
   return {kind, counts: image.counts, crc: crc32c(image.entries)};
 }
 
+/**
+ * Bytes at the start of a map file that every commit may need: all but the page slots. Reserved on disk,
+ * they let commits go on when the file system is full.
+ */
+export function mapReservedBytes(input: GeometryInput, wanted: Partial<MapLimits> = {}): number {
+  const geometry = new Geometry(input);
+  return new MapLayout(geometry, defaultLimits(geometry, wanted)).slotOffset(0, 0);
+}
+
 /** Bytes a map file of this geometry takes at most; it is sparse until pages become mixed. */
 export function mapFileSize(input: GeometryInput, wanted: Partial<MapLimits> = {}): number {
   const geometry = new Geometry(input);

@@ -32,7 +32,7 @@ import {tuningWith, type VolumeTuning} from './tuning.js';
 import {verifyCopied, type VerifyOptions, type VerifyReport} from './verify.js';
 import {Writer} from './writer.js';
 
-export {DamagedStateError, mapFileSize} from '../map/map-file.js';
+export {DamagedStateError, mapFileSize, mapReservedBytes} from '../map/map-file.js';
 export type {VerifyOptions, VerifyReport} from './verify.js';
 export type {VolumeTuning} from './tuning.js';
 

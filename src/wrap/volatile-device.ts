@@ -4,9 +4,8 @@
  *
  *   write ──► cache (every version of a sector since the last flush) ──flush──► wrapped device
  *                                   │
- *                                 cut(seed): of each sector the wrapped device gets the durable
- *                                 bytes
- *                                            or any later version; the cache is gone, power is off
+ *                                 cut(seed): of each sector the wrapped device gets the
+ *                                   durable bytes or any later version; then power is off
  *
  * What a disk may do, and this one does: keep, drop and reorder whatever no flush covers, and tear
  * a request between any two 512-byte sectors. What it never does: lose what a flush or FUA

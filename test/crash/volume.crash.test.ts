@@ -13,7 +13,7 @@ import {Prng} from '../../src/base/prng.js';
 import {KiB, SECTOR} from '../../src/base/units.js';
 import {CUT_MODES} from '../../src/wrap/cut.js';
 import {Guest} from '../support/simulation/guest.js';
-import {checkCopied} from '../support/simulation/simulation.js';
+import {checkCopied} from '../support/simulation/check-copied.js';
 import {World, type CrashChoice} from '../support/simulation/world.js';
 import {randomConfig, type WorldConfig} from '../support/simulation/world-config.js';
 
@@ -65,7 +65,7 @@ async function recover(world: World, choice: CrashChoice, prng: Prng): Promise<v
 }
 
 for (const seed of [1, 2, 3, 4, 5, 6]) {
-  test(`after a crash at any event and any loss I2, I3, I9 and I11 hold (workload ${seed})`, async (t) => {
+  test(`I2, I3, I9, I11: any event, any loss, recovery is right (workload ${seed})`, async (t) => {
     const world = smallWorld(seed);
     await world.create();
     const {prng, oracle, scheduler, trace, always} = world;

@@ -14,10 +14,9 @@ import {Prng} from '../../../src/base/prng.js';
 import type {SeededBug} from '../../../src/base/seeded-bugs.js';
 import {SECTOR} from '../../../src/base/units.js';
 import type {HydrationMode, VolumeMode} from '../../../src/volume/report.js';
-import type {Volume} from '../../../src/volume/volume.js';
 import {CUT_MODES} from '../../../src/wrap/cut.js';
+import {checkCopied} from './check-copied.js';
 import {Guest} from './guest.js';
-import {fillFromSource} from './sim-source.js';
 import {World, type CrashChoice} from './world.js';
 import {randomConfig, type GuestAction, type WorldConfig} from './world-config.js';
 
@@ -384,29 +383,5 @@ class Simulation {
       store.peek(offset, bytes);
       world.oracle.check(offset, bytes);
     }
-  }
-}
-
-/**
- * I11: what the map calls copied is what the source holds, so that no change is ever left out of a
- * delta.
- */
-export async function checkCopied(world: World, volume: Volume): Promise<void> {
-  const {config, store} = world;
-  const {size, blockSize} = config.geometry;
-  const {blocks} = volume.report();
-  if (blocks.copied === 0) return;
-  const ours = new Uint8Array(blockSize);
-  const theirs = new Uint8Array(blockSize);
-  for (let offset = 0; offset < size; offset += blockSize) {
-    if ((await volume.stateAt(offset)) !== 'copied') continue;
-    const length = Math.min(blockSize, size - offset);
-    store.peek(offset, ours.subarray(0, length));
-    fillFromSource(config.content, offset, theirs.subarray(0, length));
-    const isEqual = Buffer.compare(ours.subarray(0, length), theirs.subarray(0, length)) === 0;
-    assert(
-      isEqual,
-      `I11: the block at ${offset} counts as copied and is not what the source holds`,
-    );
   }
 }

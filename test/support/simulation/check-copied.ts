@@ -1,0 +1,29 @@
+/** I11, looked at from outside: copied blocks against the source, byte by byte. */
+import {assert} from '../../../src/base/assert.js';
+import type {Volume} from '../../../src/volume/volume.js';
+import {fillFromSource} from './sim-source.js';
+import type {World} from './world.js';
+
+/**
+ * I11: what the map calls copied is what the source holds, so that no change is ever left out of a
+ * delta.
+ */
+export async function checkCopied(world: World, volume: Volume): Promise<void> {
+  const {config, store} = world;
+  const {size, blockSize} = config.geometry;
+  const {blocks} = volume.report();
+  if (blocks.copied === 0) return;
+  const ours = new Uint8Array(blockSize);
+  const theirs = new Uint8Array(blockSize);
+  for (let offset = 0; offset < size; offset += blockSize) {
+    if ((await volume.stateAt(offset)) !== 'copied') continue;
+    const length = Math.min(blockSize, size - offset);
+    store.peek(offset, ours.subarray(0, length));
+    fillFromSource(config.content, offset, theirs.subarray(0, length));
+    const isEqual = Buffer.compare(ours.subarray(0, length), theirs.subarray(0, length)) === 0;
+    assert(
+      isEqual,
+      `I11: the block at ${offset} counts as copied and is not what the source holds`,
+    );
+  }
+}
