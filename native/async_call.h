@@ -36,9 +36,9 @@ inline Napi::Error to_error(Napi::Env env, const Outcome& outcome) {
   return error;
 }
 
-// JavaScript thread. `work`: Outcome(State&), runs on `pool`. `finish`: Napi::Value(Napi::Env, State&),
-// runs on the JavaScript thread if the outcome is ok. State carries inputs there and results back,
-// and is destroyed on the JavaScript thread.
+// JavaScript thread. `work`: Outcome(State&), runs on `pool`. `finish`: Napi::Value(Napi::Env,
+// State&), runs on the JavaScript thread if the outcome is ok. State carries inputs there and
+// results back, and is destroyed on the JavaScript thread.
 template <class State, class Work, class Finish>
 Napi::Value async_call(Napi::Env env, WorkPool& pool, std::shared_ptr<State> state, Work work,
                        Finish finish) {

@@ -1,6 +1,7 @@
 // CRC-32C, by the processor's own instruction where it has one, else by a table.
 //
-//   crc32c(bytes, seed, start, end) -> number      crc32cTable: the same, always by table, for tests
+//   crc32c(bytes, seed, start, end) -> number
+//   crc32cTable: the same, always by table, for tests
 //
 // Both run on the JavaScript thread: 64 KiB take some 10 microseconds by instruction.
 #include <array>
@@ -56,7 +57,8 @@ Crc32c best() { return by_table; }
 Napi::Value checksum(const Napi::CallbackInfo& info, Crc32c update) {
   const Napi::Env env = info.Env();
   if (info.Length() != 4 || !info[0].IsTypedArray()) {
-    Napi::TypeError::New(env, "crc32c takes bytes, seed, start and end").ThrowAsJavaScriptException();
+    Napi::TypeError::New(env, "crc32c takes bytes, seed, start and end")
+        .ThrowAsJavaScriptException();
     return env.Undefined();
   }
   const auto bytes = info[0].As<Napi::Uint8Array>();
@@ -64,7 +66,8 @@ Napi::Value checksum(const Napi::CallbackInfo& info, Crc32c update) {
   const double start = info[2].ToNumber().DoubleValue();
   const double end = info[3].ToNumber().DoubleValue();
   if (!(start >= 0 && start <= end && end <= static_cast<double>(bytes.ByteLength()))) {
-    Napi::RangeError::New(env, "crc32c: the range lies outside the bytes").ThrowAsJavaScriptException();
+    Napi::RangeError::New(env, "crc32c: the range lies outside the bytes")
+        .ThrowAsJavaScriptException();
     return env.Undefined();
   }
   const auto from = static_cast<size_t>(start);

@@ -6,7 +6,8 @@ namespace regrow {
 
 Completions::Completions(Napi::Env env) : env_(env) {
   napi_create_threadsafe_function(
-      env, nullptr, nullptr, Napi::String::New(env, "regrow completions"), 0, 1, nullptr, nullptr, this,
+      env, nullptr, nullptr, Napi::String::New(env, "regrow completions"), 0, 1, nullptr, nullptr,
+      this,
       [](napi_env raw_env, napi_value, void* context, void*) {
         if (raw_env == nullptr) return;
         static_cast<Completions*>(context)->drain(Napi::Env(raw_env));

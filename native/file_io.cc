@@ -1,4 +1,5 @@
-// Files and block devices for JavaScript: blocking calls on the store threads, completions in batches.
+// Files and block devices for JavaScript: blocking calls on the store threads, completions in
+// batches.
 //
 //   openFile(path, flags, mode, size) -> Promise<{fd, size, isRegular, isBlockDevice}>
 //   describeFd(fd)                    -> Promise<the same>
@@ -8,11 +9,11 @@
 //     close()                         -> closes; with calls in flight, after the last of them
 //     done(slot, error, extents?)     is called once for each submit
 //
-// A call costs no Promise and no reference here: src/native/file.ts keeps the promise and the buffer in
-// its table under `slot` until done(slot). That table is alive because `done` closes over it, and this
-// object holds `done`, and holds itself while a call is in flight.
+// A call costs no Promise and no reference here: src/native/file.ts keeps the promise and the
+// buffer in its table under `slot` until done(slot). That table is alive because `done` closes over
+// it, and this object holds `done`, and holds itself while a call is in flight.
 //
-//   JavaScript thread: submit ──► store thread: system call, append to finished_ ──► first one wakes
+//   JavaScript thread: submit ──► store thread: system call, append to finished ──► first wakes
 //   JavaScript thread: deliver all of finished_
 #include <fcntl.h>
 #include <sys/file.h>
@@ -35,11 +36,12 @@ namespace {
 
 // Mirrored in src/native/file.ts.
 enum class Operation : uint32_t {
-  read = 0, write = 1, sync_data = 2, sync_all = 3, zero = 4, extents = 5, truncate = 6, allocate = 7,
-  reload = 8
+  read = 0, write = 1, sync_data = 2, sync_all = 3, zero = 4, extents = 5, truncate = 6,
+  allocate = 7, reload = 8
 };
 
-// Data extents one call reports; a fragmented range takes several calls, so none blocks a thread long.
+// Data extents one call reports; a fragmented range takes several calls, so none blocks a thread
+// long.
 constexpr size_t kMaxExtents = 4096;
 
 struct Call {
@@ -103,8 +105,8 @@ Finished perform(const FileCore& core, const Call& call) {
                                      static_cast<off_t>(call.length));
       break;
     case Operation::reload:
-      // Dirty pages are written first: dropping takes clean ones only. What an earlier sync failed to
-      // write counts as clean, though it never reached the medium (fsync(2), "errors").
+      // Dirty pages are written first: dropping takes clean ones only. What an earlier sync failed
+      // to write counts as clean, though it never reached the medium (fsync(2), "errors").
       result.error = status(fdatasync(fd));
       if (result.error == 0) result.error = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
       break;
@@ -116,7 +118,8 @@ class File : public Napi::ObjectWrap<File> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "File",
-                       {InstanceMethod<&File::submit>("submit"), InstanceMethod<&File::close>("close"),
+                       {InstanceMethod<&File::submit>("submit"),
+                        InstanceMethod<&File::close>("close"),
                         InstanceAccessor<&File::fd>("fd")});
   }
 

@@ -47,7 +47,8 @@ int zero_file(int fd, uint64_t offset, uint64_t length) {
   return write_zeroes(fd, offset, length);
 }
 
-// Head and tail that are not whole device blocks are written; the aligned body is zeroed by the device.
+// Head and tail that are not whole device blocks are written; the aligned body is zeroed by the
+// device.
 int zero_device(int fd, uint64_t offset, uint64_t length) {
   const uint64_t end = offset + length;
   const uint64_t body = (offset + kDeviceAlignment - 1) / kDeviceAlignment * kDeviceAlignment;

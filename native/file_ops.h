@@ -1,5 +1,5 @@
-// What is done to an open file or block device, each as one blocking call that either does the whole
-// range or says which errno stopped it. Knows nothing of JavaScript.
+// What is done to an open file or block device, each as one blocking call that either does the
+// whole range or says which errno stopped it. Knows nothing of JavaScript.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@ int write_whole(int fd, const uint8_t* bytes, size_t length, uint64_t offset);
 // else by writing zeroes. The file keeps its size. Needs no alignment; a caller bounds the length.
 int zero_range(int fd, bool is_block_device, uint64_t offset, uint64_t length);
 
-// The data extents of a range as (start, end) pairs in order, at most max_pairs of them; `covered` is
-// where knowledge ends: the end of the range, or of the last pair if there may be more.
+// The data extents of a range as (start, end) pairs in order, at most max_pairs of them; `covered`
+// is where knowledge ends: the end of the range, or of the last pair if there may be more.
 int data_extents(int fd, uint64_t offset, uint64_t length, size_t max_pairs,
                  std::vector<uint64_t>& pairs, uint64_t& covered);
 

@@ -8,8 +8,8 @@
 //     close()                       returns at once; ended follows
 //
 // As in file_io.cc, JavaScript keeps buffers and promises in a table by slot, and this object holds
-// itself until it has ended. What the connection thread has to say gathers in the mailbox; the first
-// letter wakes the JavaScript thread, which takes all.
+// itself until it has ended. What the connection thread has to say gathers in the mailbox; the
+// first letter wakes the JavaScript thread, which takes all.
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -40,7 +40,9 @@ Napi::Object facts_to_js(Napi::Env env, const NbdFacts& facts) {
   const auto number = [&](const char* name, uint64_t value) {
     object.Set(name, Napi::Number::New(env, static_cast<double>(value)));
   };
-  const auto flag = [&](const char* name, bool value) { object.Set(name, Napi::Boolean::New(env, value)); };
+  const auto flag = [&](const char* name, bool value) {
+    object.Set(name, Napi::Boolean::New(env, value));
+  };
   number("size", facts.size);
   number("minimumBlock", facts.minimum);
   number("preferredBlock", facts.preferred);
@@ -82,8 +84,10 @@ class NbdClient : public Napi::ObjectWrap<NbdClient> {
   explicit NbdClient(const Napi::CallbackInfo& info)
       : ObjectWrap(info), mailbox_(std::make_shared<Mailbox>()) {
     const Napi::Env env = info.Env();
-    if (!info[0].IsObject() || !info[1].IsFunction() || !info[2].IsFunction() || !info[3].IsFunction()) {
-      Napi::TypeError::New(env, "NbdClient takes target, ready, done and ended").ThrowAsJavaScriptException();
+    if (!info[0].IsObject() || !info[1].IsFunction() || !info[2].IsFunction() ||
+        !info[3].IsFunction()) {
+      Napi::TypeError::New(env, "NbdClient takes target, ready, done and ended")
+          .ThrowAsJavaScriptException();
       return;
     }
     ready_ = Napi::Persistent(info[1].As<Napi::Function>());
@@ -91,7 +95,8 @@ class NbdClient : public Napi::ObjectWrap<NbdClient> {
     ended_ = Napi::Persistent(info[3].As<Napi::Function>());
     mailbox_->completions = addon_data(env).completions;
     mailbox_->owner = this;
-    connection_ = std::make_unique<NbdConnection>(target_from_js(info[0].As<Napi::Object>()), events());
+    connection_ =
+        std::make_unique<NbdConnection>(target_from_js(info[0].As<Napi::Object>()), events());
     // The thread must be gone before the environment is.
     napi_add_env_cleanup_hook(env, stop_at_exit, connection_.get());
     mailbox_->completions->expect(1);

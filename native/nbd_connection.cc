@@ -31,7 +31,9 @@ uint64_t at_least_zero(int64_t value) { return value > 0 ? static_cast<uint64_t>
 }  // namespace
 
 NbdConnection::NbdConnection(NbdTarget target, Events events)
-    : target_(std::move(target)), events_(std::move(events)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+    : target_(std::move(target)),
+      events_(std::move(events)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 NbdConnection::~NbdConnection() {
   stop();
@@ -118,8 +120,8 @@ bool NbdConnection::configure() {
   return ok || fail_by_libnbd();
 }
 
-// Without a readable ca-cert.pem libnbd goes on without checking the server at all, so that is refused
-// here, before each connection: the file may have gone since the last one.
+// Without a readable ca-cert.pem libnbd goes on without checking the server at all, so that is
+// refused here, before each connection: the file may have gone since the last one.
 bool NbdConnection::can_verify() {
   if (!target_.tls || !target_.psk_file.empty() || !target_.verify_peer) return true;
   const std::string authority = target_.certificates + "/ca-cert.pem";
@@ -152,7 +154,9 @@ bool NbdConnection::connect() {
 NbdFacts NbdConnection::facts() {
   NbdFacts facts;
   const auto yes = [](int answer) { return answer == 1; };
-  const auto block_size = [this](int type) { return at_least_zero(nbd_get_block_size(handle_, type)); };
+  const auto block_size = [this](int type) {
+    return at_least_zero(nbd_get_block_size(handle_, type));
+  };
   facts.size = at_least_zero(nbd_get_size(handle_));
   facts.minimum = block_size(LIBNBD_SIZE_MINIMUM);
   facts.preferred = block_size(LIBNBD_SIZE_PREFERRED);
@@ -219,26 +223,28 @@ void NbdConnection::issue(Pending& pending) {
         auto& extents = static_cast<Pending*>(user_data)->extents;
         if (strcmp(context, kAllocation) != 0) return 0;
         extents.insert(extents.end(), entries,
-                       entries + std::min(count, 2 * kMaxExtents - std::min(extents.size(), 2 * kMaxExtents)));
+                       entries + std::min(count, 2 * kMaxExtents -
+                                                     std::min(extents.size(), 2 * kMaxExtents)));
         return 0;
       },
       &pending, nullptr};
+  const auto [operation, slot, offset, length, bytes, flags] = command;
   int64_t cookie = -1;
-  switch (command.operation) {
+  switch (operation) {
     case NbdOperation::read:
-      cookie = nbd_aio_pread(handle_, command.bytes, command.length, command.offset, done, command.flags);
+      cookie = nbd_aio_pread(handle_, bytes, length, offset, done, flags);
       break;
     case NbdOperation::write:
-      cookie = nbd_aio_pwrite(handle_, command.bytes, command.length, command.offset, done, command.flags);
+      cookie = nbd_aio_pwrite(handle_, bytes, length, offset, done, flags);
       break;
     case NbdOperation::zero:
-      cookie = nbd_aio_zero(handle_, command.length, command.offset, done, command.flags);
+      cookie = nbd_aio_zero(handle_, length, offset, done, flags);
       break;
     case NbdOperation::flush:
-      cookie = nbd_aio_flush(handle_, done, command.flags);
+      cookie = nbd_aio_flush(handle_, done, flags);
       break;
     case NbdOperation::block_status:
-      cookie = nbd_aio_block_status(handle_, command.length, command.offset, extent, done, command.flags);
+      cookie = nbd_aio_block_status(handle_, length, offset, extent, done, flags);
       break;
   }
   if (cookie != -1 || pending.is_done) return;
@@ -271,7 +277,9 @@ bool NbdConnection::wait(milliseconds timeout) {
   if (count < 0) return errno == EINTR || fail(errno, "poll failed");
   if (fds[1].revents != 0) {
     uint64_t ignored;
-    if (read(wake_.get(), &ignored, sizeof ignored) < 0 && errno != EAGAIN) return fail(errno, "eventfd");
+    if (read(wake_.get(), &ignored, sizeof ignored) < 0 && errno != EAGAIN) {
+      return fail(errno, "eventfd");
+    }
   }
   return fds[0].revents == 0 || notify(fds[0].revents);
 }
@@ -331,7 +339,9 @@ void NbdConnection::finish() {
   }
   if (stopping_) end_.error = 0;
   const int error = stopping_ ? ESHUTDOWN : end_.error == ETIMEDOUT ? ETIMEDOUT : ENOTCONN;
-  for (const Pending& pending : pending_) events_.completed({pending.command.slot, error, false, {}});
+  for (const Pending& pending : pending_) {
+    events_.completed({pending.command.slot, error, false, {}});
+  }
   for (const NbdCommand& command : unsent) events_.completed({command.slot, error, false, {}});
   pending_.clear();
   events_.ended(std::move(end_));

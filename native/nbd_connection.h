@@ -1,18 +1,18 @@
-// One connection to an NBD server: a thread that speaks the protocol (libnbd) and nothing else. Knows
-// nothing of JavaScript.
+// One connection to an NBD server: a thread that speaks the protocol (libnbd) and nothing else.
+// Knows nothing of JavaScript.
 //
 //   any thread: submit ──► queue_ ──► connection thread: libnbd ──► socket
 //                                     connection thread: completed(result), once for each submit
 //
-// The thread alone touches the libnbd handle. It polls the socket and an eventfd that submit and stop
-// write to. Its events, in order: ready at most once; completed for each command, exactly once (I5);
-// ended exactly once, last.
+// The thread alone touches the libnbd handle. It polls the socket and an eventfd that submit and
+// stop write to. Its events, in order: ready at most once; completed for each command, exactly once
+// (I5); ended exactly once, last.
 //
 // Loss. The connection ends when the server or the network says so, and also when the server owes
 // answers and has been silent for io_timeout: a pulled cable says nothing. A server that goes on
 // talking but owes one answer for four times as long counts as lost too. Whatever ends it, every
-// command that is left completes with ENOTCONN (ETIMEDOUT after silence, ESHUTDOWN after stop), and not
-// before the handle is closed: libnbd may write into a command's buffer until then.
+// command that is left completes with ENOTCONN (ETIMEDOUT after silence, ESHUTDOWN after stop), and
+// not before the handle is closed: libnbd may write into a command's buffer until then.
 #pragma once
 
 #include <atomic>

@@ -1,10 +1,11 @@
 // Runs a blocking call in a process of its own, for calls that may wait for our own device.
 //
 // A daemon that is killed while one of its threads waits in the kernel for an answer that only the
-// daemon can give never dies: its descriptors of /dev/fuse are closed with its last thread, and that
-// thread waits for them to be closed. Binding a loop device syncs the backing file, so it can be such
-// a call, and the loop driver's lock would stay taken for the whole machine. The child made here has
-// no descriptor of /dev/fuse: when the daemon dies the connection ends, and the child's call with it.
+// daemon can give never dies: its descriptors of /dev/fuse are closed with its last thread, and
+// that thread waits for them to be closed. Binding a loop device syncs the backing file, so it can
+// be such a call, and the loop driver's lock would stay taken for the whole machine. The child made
+// here has no descriptor of /dev/fuse: when the daemon dies the connection ends, and the child's
+// call with it.
 #pragma once
 
 #include <fcntl.h>
@@ -27,7 +28,8 @@ struct ChildReport {
 };
 
 // Control thread. `work`: Outcome(Result&), runs in the child, in the calling thread's mount
-// namespace, without any descriptor of this process. The syscall of a failure is named in its detail.
+// namespace, without any descriptor of this process. The syscall of a failure is named in its
+// detail.
 template <class Result, class Work>
 Outcome in_own_process(const char* name, Result& result, Work work) {
   static_assert(std::is_trivially_copyable_v<Result>);

@@ -1,17 +1,17 @@
-// Memory that outlives the JavaScript heap: a memfd and views of its parts. What lies where in it is
-// decided in src/native/memory.ts; here is only what needs a system call.
+// Memory that outlives the JavaScript heap: a memfd and views of its parts. What lies where in it
+// is decided in src/native/memory.ts; here is only what needs a system call.
 //
 //   createMemfd(name) -> fd                  growMemfd(fd, size)         memfdSize(fd) -> number
 //   mapMemfd(fd, offset, length) -> ArrayBuffer                          unmapMemfd(ArrayBuffer)
 //   punchMemfd(fd, offset, length)           closeMemfd(fd)
 //
-// All run on the JavaScript thread and none waits for a disk. A view has no finalizer: it stays mapped
-// until unmapMemfd(), or for the life of the process, because a store thread may be reading from it
-// while the JavaScript environment ends. unmapMemfd() detaches the view first, so that what still holds
-// it sees an empty array instead of a hole in the address space.
+// All run on the JavaScript thread and none waits for a disk. A view has no finalizer: it stays
+// mapped until unmapMemfd(), or for the life of the process, because a store thread may be reading
+// from it while the JavaScript environment ends. unmapMemfd() detaches the view first, so that what
+// still holds it sees an empty array instead of a hole in the address space.
 //
-// The memfd cannot shrink (F_SEAL_SHRINK): no process that holds it can make another one's access to a
-// mapped page fail.
+// The memfd cannot shrink (F_SEAL_SHRINK): no process that holds it can make another one's access
+// to a mapped page fail.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -39,7 +39,9 @@ Napi::Value create_memfd(const Napi::CallbackInfo& info) {
   const std::string name = info[0].ToString().Utf8Value();
   UniqueFd fd(memfd_create(name.c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd) return fail(env, "memfd_create", name);
-  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) return fail(env, "fcntl", name);
+  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0) {
+    return fail(env, "fcntl", name);
+  }
   return Napi::Number::New(env, fd.release());
 }
 

@@ -134,7 +134,10 @@ test('files and lines keep to their size', (t) => {
     for (const [index, line] of lines.entries()) {
       const columns = [...line].length;
       const isLink = /https?:\/\/\S{60,}/.test(line);
-      if (columns > COLUMNS_MAX && !isLink) wrong.push(`${file}:${index + 1}: ${columns} columns`);
+      // What is too long for a line only by one text (a message, a title) is left whole.
+      const isOneText = line.replace(/'[^']*'|`[^`]*`/g, '').length <= 60;
+      if (columns > COLUMNS_MAX && !isLink && !isOneText)
+        wrong.push(`${file}:${index + 1}: ${columns} columns`);
     }
   }
   t.deepEqual(wrong, []);

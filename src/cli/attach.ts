@@ -68,7 +68,10 @@ async function start(
       mounted = directory;
     },
   });
-  tellOfDeadMounts(report.device, dead.filter((each) => each !== mounted));
+  tellOfDeadMounts(
+    report.device,
+    dead.filter((each) => each !== mounted),
+  );
   return report;
 }
 

@@ -72,4 +72,3 @@ function refuseIfUsed(name: string, device: string, {mountpoints, others}: Devic
     );
   }
 }
-

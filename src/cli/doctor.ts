@@ -22,7 +22,9 @@ const NODE_NEEDED = [20, 19] as const;
 const BUILD = fileURLToPath(new URL('../../../build/Release/', import.meta.url));
 /** Tools that attach and the checks of a store call. */
 const TOOLS = {
-  blkid: 'util-linux', mount: 'mount', umount: 'mount',
+  blkid: 'util-linux',
+  mount: 'mount',
+  umount: 'mount',
 } as const;
 
 export function doctor({json}: {json: boolean}): number {
@@ -135,7 +137,7 @@ function checkTimeouts(): Check[] {
   }
   const detail =
     `${set.map((name) => `fs.fuse.${name}`).join(' and ')} would cut a waiting volume off for ` +
-      `good; ` +
+    `good; ` +
     'set it to 0 with sysctl';
   return [{name: 'fuse time-outs', verdict: 'poor', detail}];
 }
@@ -149,7 +151,10 @@ function checkTool(tool: string, packageName: string): Check {
 
 /** The folder of the state must survive a reboot; a RAM disk does not. */
 function checkFolders(): Check[] {
-  const folders = [['state', stateParent()], ['run', runParent()]] as const;
+  const folders = [
+    ['state', stateParent()],
+    ['run', runParent()],
+  ] as const;
   return folders.map(([name, folder]) => {
     if (!exists(folder)) return {name, verdict: 'good', detail: `${folder}, made by attach`};
     const problem = accessProblem(folder, 'read and write');

@@ -90,6 +90,11 @@ export function printTable(rows: string[][]): void {
     Math.max(...rows.map((row) => row[column]?.length ?? 0)),
   );
   for (const row of rows) {
-    print(row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  ').trimEnd());
+    print(
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    );
   }
 }

@@ -9,9 +9,9 @@ import {runChild} from './run-child.js';
 import {say} from './terminal.js';
 
 const PROBLEMS = {
-  'empty': undefined,
+  empty: undefined,
   'not empty': 'is not empty; name an empty folder',
-  'absent': 'does not exist; make it first',
+  absent: 'does not exist; make it first',
   'no folder': 'is no folder; name an empty one',
 } as const satisfies Record<ReturnType<typeof folderState>, string | undefined>;
 

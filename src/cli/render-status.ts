@@ -78,8 +78,8 @@ function requestsText({counters}: VolumeStatus): string {
     counters.fetchedForRequests + counters.fetchedAhead + counters.fetchedInBackground;
   return (
     `${counters.reads} reads (${formatSize(counters.readBytes)}), ${counters.writes} writes ` +
-      `(${formatSize(counters.writtenBytes)}), ${counters.flushes} flushes; ` +
-      `${formatSize(fetched)} fetched`
+    `(${formatSize(counters.writtenBytes)}), ${counters.flushes} flushes; ` +
+    `${formatSize(fetched)} fetched`
   );
 }
 
@@ -129,7 +129,9 @@ export function statusLine(status: VolumeStatus): string {
     `source ${status.source.state}`,
     typeof eta === 'number' ? `done in ${formatDuration(eta)}` : undefined,
     status.mode === 'read-write' ? undefined : status.mode,
-  ].filter((part) => part !== undefined).join(', ');
+  ]
+    .filter((part) => part !== undefined)
+    .join(', ');
 }
 
 /** What `wait` shows meanwhile, with a bar. */

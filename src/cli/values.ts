@@ -26,7 +26,12 @@ export function rateValue(flag: string, text: string): number | null {
 }
 
 const DURATION_UNITS_MS: Readonly<Record<string, number>> = {
-  ms: 1, s: 1000, '': 1000, m: 60_000, min: 60_000, h: 3_600_000,
+  ms: 1,
+  s: 1000,
+  '': 1000,
+  m: 60_000,
+  min: 60_000,
+  h: 3_600_000,
 };
 
 /** Milliseconds: `60s`, `5m`, `1h`, a bare number means seconds. At most a week. */

@@ -5,7 +5,12 @@
 import {connect, type Socket} from 'node:net';
 import {UserError} from '../base/errors.js';
 import {
-  encodeLine, LineDecoder, parseAnswer, type Answer, type Method, type MethodTypes,
+  encodeLine,
+  LineDecoder,
+  parseAnswer,
+  type Answer,
+  type Method,
+  type MethodTypes,
 } from './protocol.js';
 
 interface Waiting {

@@ -11,7 +11,13 @@ import {createServer, type Server, type Socket} from 'node:net';
 import {messageOf, UserError} from '../base/errors.js';
 import type {Log} from '../base/environment.js';
 import {
-  encodeLine, LineDecoder, parseRequest, ProtocolError, type ErrorBody, type Method, type Request,
+  encodeLine,
+  LineDecoder,
+  parseRequest,
+  ProtocolError,
+  type ErrorBody,
+  type Method,
+  type Request,
 } from './protocol.js';
 
 /** More at once are closed on arrival. */
@@ -88,7 +94,8 @@ export class ControlServer {
     const isOwner = peer === 0 || (peer !== undefined && peer === process.getuid?.());
     if (!isOwner || this.#connections.size >= CONNECTIONS_MAX) {
       this.#options.log('warning', 'a connection to the control socket was refused', {
-        peer, connections: this.#connections.size,
+        peer,
+        connections: this.#connections.size,
       });
       socket.on('error', () => {});
       socket.destroy();

@@ -65,7 +65,9 @@ function serve({running, volume, directory}: StartedVolume): Service {
     log: environment.log,
     peerUserId,
     handlers: controlHandlers({
-      name: running.name, volume, running,
+      name: running.name,
+      volume,
+      running,
       now: () => environment.clock.now(),
       onGone: async () => {
         await release();
@@ -119,7 +121,11 @@ async function main(): Promise<void> {
     process.title = `regrow daemon ${request.name}`;
     const paths = volumePaths(request.name);
     const starting = startVolume(request, {
-      environment, errors, link, undo, signal: givenUp.signal,
+      environment,
+      errors,
+      link,
+      undo,
+      signal: givenUp.signal,
       onLogFile: (file) => early.continueIn(file),
     });
     const started = await Promise.race([starting, crashed]);

@@ -32,7 +32,13 @@ export async function attachFirst(
   options.blockSize ||= defaultBlockSize(size);
   checkSizes(doing, size, options);
   const store = await prepareNewStore({
-    doing, paths, path: storePath, size, sourceText: text, overwrite: overwriteStore, context,
+    doing,
+    paths,
+    path: storePath,
+    size,
+    sourceText: text,
+    overwrite: overwriteStore,
+    context,
   });
   const geometry = {size, blockSize: options.blockSize};
   const mapFile = await createMapFile(doing, paths, mapFileSize(geometry));
@@ -46,9 +52,17 @@ export async function attachFirst(
     throw mapRefusal(doing, paths, error);
   });
   record = {
-    version: RECORD_VERSION, name: request.name, createdAt: environment.clock.wallTime(),
-    source: source.text, sourceName: source.source.name, sourceSize: size, size,
-    store: {path: store.path, identity: store.identity}, options, witnesses: [], detached: null,
+    version: RECORD_VERSION,
+    name: request.name,
+    createdAt: environment.clock.wallTime(),
+    source: source.text,
+    sourceName: source.source.name,
+    sourceSize: size,
+    size,
+    store: {path: store.path, identity: store.identity},
+    options,
+    witnesses: [],
+    detached: null,
   };
   await directory.writeJson(RECORD_NAME, record);
   return {record, source, volume};

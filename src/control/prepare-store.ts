@@ -12,7 +12,10 @@ import {formatSize} from '../base/units.js';
 import {isSameFile, namesAt, remove, restoreSize} from '../storage/files.js';
 import {FileStorage} from '../storage/file-storage.js';
 import {
-  compareIdentity, describeIdentity, identifyStore, type StoreIdentity,
+  compareIdentity,
+  describeIdentity,
+  identifyStore,
+  type StoreIdentity,
 } from '../storage/identity.js';
 import {inspectStore, storeRefusal, type StoreInspection} from '../storage/inspect.js';
 import {isVolumeName, volumePaths, type VolumePaths} from './paths.js';

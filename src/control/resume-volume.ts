@@ -52,7 +52,9 @@ async function changedRecord(request: StartRequest, known: VolumeRecord): Promis
   if (source !== undefined) values.source = source;
   if (store !== undefined) values.store = store;
   changedOptions(name, 'resumed', values, {
-    ...known.options, source: known.source, store: record.store.path,
+    ...known.options,
+    source: known.source,
+    store: record.store.path,
   });
   Object.assign(record.options, given);
   record.source = source ?? known.source;

@@ -7,7 +7,10 @@ export function checkHost(doing: string): void {
   if (process.getuid?.() !== 0) {
     throw new UserError(`cannot ${doing}: making a device needs root; run it with sudo`);
   }
-  for (const [path, module] of [['/dev/fuse', 'fuse'], ['/dev/loop-control', 'loop']] as const) {
+  for (const [path, module] of [
+    ['/dev/fuse', 'fuse'],
+    ['/dev/loop-control', 'loop'],
+  ] as const) {
     if (exists(path)) continue;
     throw new UserError(
       `cannot ${doing}: ${path} does not exist; load the module with \`modprobe ${module}\`, or ` +

@@ -8,7 +8,11 @@ import {fileURLToPath} from 'node:url';
 import {UserError} from '../base/errors.js';
 import {encodeLine, LineDecoder} from './protocol.js';
 import {
-  START_FD, type FromAttach, type FromDaemon, type ReadyReport, type StartRequest,
+  START_FD,
+  type FromAttach,
+  type FromDaemon,
+  type ReadyReport,
+  type StartRequest,
 } from './start-protocol.js';
 
 const LAUNCHER = fileURLToPath(new URL('../../../build/Release/regrow-launcher', import.meta.url));

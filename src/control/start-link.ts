@@ -4,7 +4,11 @@ import {UserError} from '../base/errors.js';
 import {errorBody} from './control-server.js';
 import {encodeLine, LineDecoder} from './protocol.js';
 import {
-  START_FD, type FromAttach, type FromDaemon, type ReadyReport, type StartRequest,
+  START_FD,
+  type FromAttach,
+  type FromDaemon,
+  type ReadyReport,
+  type StartRequest,
 } from './start-protocol.js';
 
 export class StartLink {

@@ -60,7 +60,15 @@ export async function startVolume(
   const status = (): object => attached?.status() ?? {name: paths.name, state: 'starting'};
   const device = await makeDevice({paths, record, volume, status}, context);
   const running = new RunningVolume({
-    paths, record, directory, volume, source, device, environment, errors, startedAt,
+    paths,
+    record,
+    directory,
+    volume,
+    source,
+    device,
+    environment,
+    errors,
+    startedAt,
     isResumed: known !== undefined,
   });
   attached = running;
@@ -68,7 +76,10 @@ export async function startVolume(
   if (mount !== null) await link.mount(device.path, mount, readOnly);
   throwIfGivenUp(context);
   return {
-    running, volume, device, directory,
+    running,
+    volume,
+    device,
+    directory,
     afterReady: () => afterReady(running, volume, source.source, context),
   };
 }

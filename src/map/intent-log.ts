@@ -7,10 +7,10 @@
  * commit that makes the true states durable, and only when the table is filling up or the volume
  * closes.
  *
- *   (none) ──begin──▶ pending ──record synced──▶ marked ──takeClears──▶ clearing ──record built──▶ leaving
- *                                                   ▲                      │ begin                    │ synced
- *                                                   └──────────────────────┘                          ▼
- *                                                                                                  (none)
+ *   (none) ──begin──▶ pending ──record synced──▶ marked ──takeClears──▶ clearing
+ *                                                  ▲                     │    │ record built
+ *                                                  └──────── begin ──────┘    ▼
+ *                                                  (none) ◀──synced──── leaving
  * A write that meets a leaving region waits until it is gone and marks it anew: the two records are
  * then in the order of the decisions. Writes in flight keep a region from being cleared.
  */

@@ -6,9 +6,9 @@
  * after it.
  *
  *   append      one record behind the last, then sync. That is a commit, or an intent mark.
- *   checkpoint  changed pages into their unused slots, side area and directory into their unused copies,
- *               sync; then the unused superblock with the next generation, sync. From then on the log is
- *               empty: its old records belong to an older generation.
+ *   checkpoint  changed pages into their unused slots, side area and directory into their unused
+ *               copies, sync; then the unused superblock with the next generation, sync. The log
+ *               is empty from then on: its records belong to an older generation.
  *
  * Nothing a valid superblock points to is ever overwritten, so a crash leaves the checkpoint before
  * or the one after, whole. Both superblocks are always valid (a sector is written whole or not at
@@ -329,7 +329,9 @@ export class MapFile {
   }
 }
 
-/** The directory of a volume whose blocks are all absent, written by doubling: it may have 2 MiB. */
+/**
+ * The directory of a volume whose blocks are all absent, written by doubling: it may have 2 MiB.
+ */
 function fillAbsent(directory: Uint8Array, geometry: Geometry): void {
   const put = (page: number): void => {
     const counts = [geometry.blocksIn(page), 0, 0, 0, 0];

@@ -191,7 +191,9 @@ export function decodeDirectoryEntry(directory: Uint8Array, page: number): Direc
   return {kind: view.getUint8(0), counts, crc: view.getUint32(12, true)};
 }
 
-/** Whether a directory entry says that all blocks of its page are absent; quicker than decoding it. */
+/**
+ * Whether a directory entry says that all blocks of its page are absent; quicker than decoding it.
+ */
 export function isWhollyAbsent(directory: Uint8Array, page: number, geometry: Geometry): boolean {
   const at = page * DIRECTORY_ENTRY_BYTES;
   const count = (directory[at + 2] ?? 0) + (directory[at + 3] ?? 0) * 256;
@@ -269,8 +271,8 @@ export function directoryEntryOf(image: PageImage, slot: Copy): DirectoryEntry {
 }
 
 /**
- * Bytes at the start of a map file that every commit may need: all but the page slots. Reserved on disk,
- * they let commits go on when the file system is full.
+ * Bytes at the start of a map file that every commit may need: all but the page slots. Reserved on
+ * disk, they let commits go on when the file system is full.
  */
 export function mapReservedBytes(input: GeometryInput, wanted: Partial<MapLimits> = {}): number {
   const geometry = new Geometry(input);

@@ -1,8 +1,8 @@
 /**
  * Records of the map's log: what a commit or an intent mark adds between two checkpoints, as bytes.
  *
- *   record   magic u32, crc u32 (of all after it), length u32, entry count u32, generation f64, sequence f64,
- *            then the entries; the next record begins at the next multiple of 512
+ *   record   magic u32, crc u32 (of all after it), length u32, entry count u32, generation f64,
+ *            sequence f64, then the entries; the next record begins at the next multiple of 512
  *   entry    kind u8, state u8, 2 bytes 0, count u32, start f64; a mask's bytes follow its entry
  *
  * A record belongs to the superblock of its generation and follows the record with the sequence

@@ -4,10 +4,10 @@
  * remembers.
  *
  *   page table   a byte a page: the state of all its blocks, or MIXED, or UNLOADED (still on disk)
- *   page flags   DIRTY: has changes no commit has taken; CHANGED: has changes no checkpoint has taken
+ *   page flags   DIRTY: has changes no commit has taken; CHANGED: has some no checkpoint has taken
  *   page counts  blocks in each state, five numbers a page
- *   entries      4 bits a block, only where the page is MIXED: 3 bits state, 1 bit "changed since the
- *                last commit". A page that becomes uniform again gives its memory back.
+ *   entries      4 bits a block, only where the page is MIXED: 3 bits state, 1 bit "changed since
+ *                the last commit". A page that becomes uniform again gives its memory back.
  *
  * All four lie in memory from the environment (a memfd in production), so that they outlive the
  * JavaScript heap; the lists of dirty and changed pages kept beside them are derived and can be

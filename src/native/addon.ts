@@ -1,6 +1,6 @@
 /**
- * Loads the native addon. Every file beside this one gives one part of it its TypeScript shape; only
- * storage, source, device and control import from here.
+ * Loads the native addon. Every file beside this one gives one part of it its TypeScript shape;
+ * only storage, source, device and control import from here.
  */
 import {createRequire} from 'node:module';
 import {fileURLToPath} from 'node:url';

@@ -1,7 +1,8 @@
 /**
- * Calls that native threads are working on, by slot: a small number goes down with the call and comes
- * back with its result, so that a call needs no native promise and no native reference. The entry also
- * keeps the call's buffer alive, which native code reads or fills until the slot is settled.
+ * Calls that native threads are working on, by slot: a small number goes down with the call and
+ * comes back with its result, so that a call needs no native promise and no native reference. The
+ * entry also keeps the call's buffer alive, which native code reads or fills until the slot is
+ * settled.
  */
 import {assert} from '../base/assert.js';
 
@@ -26,9 +27,13 @@ export class CallTable<Result> {
     return this.#calls.length - this.#free.length;
   }
 
-  /** Starts a call: `start` hands the slot to native code. The promise settles by {@link settle}. */
+  /**
+   * Starts a call: `start` hands the slot to native code. The promise settles by {@link settle}.
+   */
   begin(
-    start: (slot: number) => void, describe: (error: number) => Error, buffer?: Uint8Array,
+    start: (slot: number) => void,
+    describe: (error: number) => Error,
+    buffer?: Uint8Array,
   ): Promise<Result> {
     return new Promise((resolve, reject) => {
       const slot = this.#free.pop() ?? this.#calls.length;

@@ -6,8 +6,8 @@ type Crc32c = (bytes: Uint8Array, seed: number, start: number, end: number) => n
 const native = addon as {crc32c: Crc32c; crc32cTable: Crc32c};
 
 /**
- * CRC-32C of bytes[start, end), by the processor's instruction where it has one. `seed`: the checksum
- * of the bytes before these. Equal to base/crc32c.ts for every input.
+ * CRC-32C of bytes[start, end), by the processor's instruction where it has one. `seed`: the
+ * checksum of the bytes before these. Equal to base/crc32c.ts for every input.
  */
 export function crc32c(bytes: Uint8Array, seed = 0, start = 0, end = bytes.length): number {
   return native.crc32c(bytes, seed, start, end);

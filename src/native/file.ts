@@ -11,7 +11,14 @@ import {codeOf, reasonOf, systemError} from './native-error.js';
 
 /** Mirrored in native/file_io.cc. */
 const OPERATION = {
-  read: 0, write: 1, sync: 2, syncAll: 3, zero: 4, extents: 5, truncate: 6, allocate: 7,
+  read: 0,
+  write: 1,
+  sync: 2,
+  syncAll: 3,
+  zero: 4,
+  extents: 5,
+  truncate: 6,
+  allocate: 7,
   reload: 8,
 } as const;
 type Operation = keyof typeof OPERATION;
@@ -51,11 +58,16 @@ const native = addon as NativeFileApi;
 export interface OpenOptions {
   /** @default 'read' */
   access?: 'read' | 'write';
-  /** Makes the file if it does not exist, mode 0600, of this many bytes, all hole. Regular files only. */
+  /**
+   * Makes the file if it does not exist, mode 0600, of this many bytes, all hole. Regular files
+   * only.
+   */
   createSize?: number;
   /** With createSize: fails with EEXIST if the file exists. @default false */
   isNew?: boolean;
-  /** Fails with EBUSY if the kernel or someone else uses the block device (O_EXCL). @default false */
+  /**
+   * Fails with EBUSY if the kernel or someone else uses the block device (O_EXCL). @default false
+   */
   isExclusive?: boolean;
 }
 
@@ -137,12 +149,16 @@ export class File {
     await this.#submit('syncAll', 0, 0);
   }
 
-  /** Syncs, then drops what the kernel caches of the file, so that reads give what the medium holds. */
+  /**
+   * Syncs, then drops what the kernel caches of the file, so that reads give what the medium holds.
+   */
   async reload(): Promise<void> {
     await this.#submit('reload', 0, 0);
   }
 
-  /** Makes the range read zeroes, as holes where possible. Keeps a thread for as long as it takes. */
+  /**
+   * Makes the range read zeroes, as holes where possible. Keeps a thread for as long as it takes.
+   */
   async zero(offset: number, length: number): Promise<void> {
     await this.#submit('zero', offset, length);
   }
@@ -152,7 +168,10 @@ export class File {
     const end = offset + length;
     if (!this.isRegular) return {extents: [{start: offset, end}], covered: end};
     const numbers = await this.#submit('extents', offset, length);
-    assert(numbers !== undefined && numbers.length % 2 === 1, 'extents come as a position and pairs');
+    assert(
+      numbers !== undefined && numbers.length % 2 === 1,
+      'extents come as a position and pairs',
+    );
     const extents: DataExtents['extents'] = [];
     for (let index = 1; index < numbers.length; index += 2) {
       extents.push({start: numbers[index] ?? 0, end: numbers[index + 1] ?? 0});
@@ -172,7 +191,9 @@ export class File {
     this.#size = Math.max(this.#size, offset + length);
   }
 
-  /** Takes the file's exclusive lock (flock), which ends with this file; false if another has it. */
+  /**
+   * Takes the file's exclusive lock (flock), which ends with this file; false if another has it.
+   */
   tryLock(): boolean {
     try {
       return native.tryLock(this.fd);
@@ -189,7 +210,10 @@ export class File {
   }
 
   #submit(
-    operation: Operation, offset: number, length: number, buffer?: Uint8Array,
+    operation: Operation,
+    offset: number,
+    length: number,
+    buffer?: Uint8Array,
   ): Promise<Float64Array | undefined> {
     assert(Number.isSafeInteger(offset) && offset >= 0, 'an offset is a safe integer');
     assert(Number.isSafeInteger(length) && length >= 0, 'a length is a safe integer');

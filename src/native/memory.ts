@@ -1,14 +1,15 @@
 /**
  * In-core state in a memfd: it lies outside the JavaScript heap, costs nothing where it was never
- * touched, and lives as long as any process holds the descriptor, so that a daemon's successor finds it.
+ * touched, and lives as long as any process holds the descriptor, so that a daemon's successor
+ * finds it.
  *
  *   0      header: magic "regrowmf", layout version u32, section count u32, 0 up to byte 64, then
  *          entries of 64 bytes: name (UTF-8, zero-padded) 40, offset f64, length f64, 0 up to 64
  *   16 KiB sections, each beginning at a multiple of 4 KiB, in the order they were allocated
  *
- * Numbers are little-endian. An entry is complete before the count includes it, so a process that dies
- * between the two leaves a table that is valid without it. A section never moves and the memfd never
- * shrinks.
+ * Numbers are little-endian. An entry is complete before the count includes it, so a process that
+ * dies between the two leaves a table that is valid without it. A section never moves and the memfd
+ * never shrinks.
  */
 import {assert} from '../base/assert.js';
 import type {Memory} from '../base/environment.js';
@@ -94,8 +95,8 @@ export class SharedMemory {
   }
 
   /**
-   * Zeroed memory of exactly `length` bytes, 1 byte to 1 GiB. `name`: at most 40 bytes of UTF-8, not
-   * in use yet.
+   * Zeroed memory of exactly `length` bytes, 1 byte to 1 GiB. `name`: at most 40 bytes of UTF-8,
+   * not in use yet.
    */
   allocate(name: string, length: number): Memory {
     assert(!this.#isClosed, 'memory is allocated before it is closed');
@@ -138,7 +139,10 @@ export class SharedMemory {
     return {
       bytes: new Uint8Array(view),
       release(offset, length) {
-        assert(offset >= 0 && length >= 0 && offset + length <= section.length, 'release lies inside');
+        assert(
+          offset >= 0 && length >= 0 && offset + length <= section.length,
+          'release lies inside',
+        );
         if (length > 0) native.punchMemfd(fd, section.offset + offset, length);
       },
     };
@@ -180,8 +184,13 @@ export class SharedMemory {
       const name = text.decode(field).replace(/\0+$/, '');
       const offset = this.#header.getFloat64(at + NAME_BYTES, true);
       const length = this.#header.getFloat64(at + NAME_BYTES + 8, true);
-      const isSane = offset === this.#end && Number.isInteger(length) && length > 0
-        && length <= MAX_SECTION_BYTES && offset + length <= size && !this.#sections.has(name);
+      const isSane =
+        offset === this.#end &&
+        Number.isInteger(length) &&
+        length > 0 &&
+        length <= MAX_SECTION_BYTES &&
+        offset + length <= size &&
+        !this.#sections.has(name);
       if (!isSane) throw unreadable('its table is damaged');
       this.#sections.set(name, {name, offset, length});
       this.#end = offset + alignUp(length, PAGE);

@@ -1,10 +1,11 @@
 /**
- * One connection to an NBD server. The addon's thread speaks the protocol (native/nbd_connection.h);
- * this gives it promises. A command's buffer is in use until its promise settles.
+ * One connection to an NBD server. The addon's thread speaks the protocol
+ * (native/nbd_connection.h); this gives it promises. A command's buffer is in use until its promise
+ * settles.
  *
- * A command that the server answers with an error rejects with that errno while the connection lives.
- * When the connection is lost, every command in flight rejects once, with ENOTCONN, ETIMEDOUT (silence)
- * or ESHUTDOWN (closed here): {@link isConnectionLoss} tells the two apart.
+ * A command that the server answers with an error rejects with that errno while the connection
+ * lives. When the connection is lost, every command in flight rejects once, with ENOTCONN,
+ * ETIMEDOUT (silence) or ESHUTDOWN (closed here): {@link isConnectionLoss} tells the two apart.
  */
 import {assert} from '../base/assert.js';
 import {BlockError, errnoCode, ERRNO, type ErrnoCode} from '../base/errors.js';
@@ -22,7 +23,9 @@ export interface NbdTarget {
   exportName: string;
   /** Required if true, never used if false: nothing is negotiated down. */
   tls: boolean;
-  /** Directory with ca-cert.pem and perhaps client-cert.pem, client-key.pem; empty: the system's. */
+  /**
+   * Directory with ca-cert.pem and perhaps client-cert.pem, client-key.pem; empty: the system's.
+   */
   certificates: string;
   /** File of `username:key` lines; empty: certificates are used. */
   pskFile: string;
@@ -33,7 +36,10 @@ export interface NbdTarget {
 export interface NbdTimeouts {
   /** ms for connecting and the handshake. @default 10000 */
   connect?: number;
-  /** ms of silence, while an answer is owed, after which the connection counts as lost. @default 30000 */
+  /**
+   * ms of silence, while an answer is owed, after which the connection counts as lost. @default
+   * 30000
+   */
   io?: number;
 }
 
@@ -77,8 +83,15 @@ const STATE_ZERO = 0x02;
 export const BLOCK_STATUS_MAX = 2 ** 31;
 
 const LOSS_CODES: ReadonlySet<ErrnoCode> = new Set<ErrnoCode>([
-  'ENOTCONN', 'ETIMEDOUT', 'ESHUTDOWN', 'ECONNRESET', 'ECONNABORTED', 'EPIPE', 'ECONNREFUSED',
-  'EHOSTUNREACH', 'ENETUNREACH',
+  'ENOTCONN',
+  'ETIMEDOUT',
+  'ESHUTDOWN',
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
 ]);
 
 /** True if an error means that the connection is gone, not that the server refused one request. */
@@ -88,8 +101,12 @@ export function isConnectionLoss(error: unknown): boolean {
 
 interface NativeClient {
   submit(
-    operation: number, slot: number, offset: number, length: number,
-    bytes: Uint8Array | undefined, flags: number,
+    operation: number,
+    slot: number,
+    offset: number,
+    length: number,
+    bytes: Uint8Array | undefined,
+    flags: number,
   ): void;
   close(): void;
 }
@@ -108,7 +125,10 @@ const native = addon as {
 export class NbdConnection {
   /** For messages; no secrets. */
   readonly name: string;
-  /** Resolves, never rejects, when the connection has ended: with what ended it, or undefined after close. */
+  /**
+   * Resolves, never rejects, when the connection has ended: with what ended it, or undefined after
+   * close.
+   */
   readonly ended: Promise<BlockError | undefined>;
   readonly #client: NativeClient;
   readonly #calls = new CallTable<Uint32Array | undefined>();
@@ -144,7 +164,10 @@ export class NbdConnection {
 
   /** Rejects with a BlockError that says precisely why there is no connection; or on abort. */
   static async connect(
-    name: string, target: NbdTarget, timeouts: NbdTimeouts = {}, signal?: AbortSignal,
+    name: string,
+    target: NbdTarget,
+    timeouts: NbdTimeouts = {},
+    signal?: AbortSignal,
   ): Promise<NbdConnection> {
     const {connect: connectTimeout = 10_000, io: ioTimeout = 30_000} = timeouts;
     assert(connectTimeout > 0 && ioTimeout > 0, 'time-outs are positive');
@@ -153,7 +176,9 @@ export class NbdConnection {
     if (signal?.aborted === true) throw aborted();
     return await new Promise((resolve, reject) => {
       const connection: NbdConnection = new NbdConnection(
-        name, {...target, connectTimeout, ioTimeout}, () => resolve(connection),
+        name,
+        {...target, connectTimeout, ioTimeout},
+        () => resolve(connection),
       );
       const onAbort = (): void => {
         connection.#client.close();
@@ -191,9 +216,13 @@ export class NbdConnection {
     await this.#submit('write', offset, buffer.byteLength, buffer, flags);
   }
 
-  /** `mayTrim`: the server may deallocate. `fast`: it fails with EOPNOTSUPP rather than write zeroes. */
+  /**
+   * `mayTrim`: the server may deallocate. `fast`: it fails with EOPNOTSUPP rather than write
+   * zeroes.
+   */
   async zero(
-    offset: number, length: number,
+    offset: number,
+    length: number,
     options: {fua?: boolean; mayTrim?: boolean; fast?: boolean} = {},
   ): Promise<void> {
     let flags = options.fua === true ? FLAG.fua : 0;
@@ -207,26 +236,34 @@ export class NbdConnection {
   }
 
   /**
-   * Extents from `offset` on, clipped to the range, of which they may cover only a first part, but at
-   * least a byte. `length`: at most {@link BLOCK_STATUS_MAX}.
+   * Extents from `offset` on, clipped to the range, of which they may cover only a first part, but
+   * at least a byte. `length`: at most {@link BLOCK_STATUS_MAX}.
    */
   async blockStatus(offset: number, length: number): Promise<NbdExtent[]> {
     assert(length > 0 && length <= BLOCK_STATUS_MAX, 'one block status command covers the range');
     const numbers = await this.#submit('blockStatus', offset, length);
     const extents: NbdExtent[] = [];
     let left = length;
-    for (let index = 0; numbers !== undefined && index + 1 < numbers.length && left > 0; index += 2) {
+    for (
+      let index = 0;
+      numbers !== undefined && index + 1 < numbers.length && left > 0;
+      index += 2
+    ) {
       const run = Math.min(numbers[index] ?? 0, left);
       if (run === 0) break;
       extents.push({length: run, isZero: ((numbers[index + 1] ?? 0) & STATE_ZERO) !== 0});
       left -= run;
     }
     if (extents.length > 0) return extents;
-    const message = `block status of ${this.name} at ${offset}+${length}: the server named no extent`;
+    const range = `${offset}+${length}`;
+    const message = `block status of ${this.name} at ${range}: the server named no extent`;
     throw new BlockError('EIO', message, {op: 'blockStatus', offset, length});
   }
 
-  /** Ends the connection; commands in flight reject with ESHUTDOWN. Resolves when its thread has ended. */
+  /**
+   * Ends the connection; commands in flight reject with ESHUTDOWN. Resolves when its thread has
+   * ended.
+   */
   async close(): Promise<void> {
     this.#isClosing = true;
     if (!this.#hasEnded) this.#client.close();
@@ -234,7 +271,11 @@ export class NbdConnection {
   }
 
   #submit(
-    operation: Operation, offset: number, length: number, buffer?: Uint8Array, flags = 0,
+    operation: Operation,
+    offset: number,
+    length: number,
+    buffer?: Uint8Array,
+    flags = 0,
   ): Promise<Uint32Array | undefined> {
     assert(Number.isSafeInteger(offset) && offset >= 0, 'an offset is a safe integer');
     assert(Number.isSafeInteger(length) && length >= 0, 'a length is a safe integer');
@@ -257,7 +298,9 @@ export class NbdConnection {
 
   #lossError(error: number, message: string): BlockError {
     const code = errnoCode(error) === 'ETIMEDOUT' ? 'ETIMEDOUT' : 'ENOTCONN';
-    return new BlockError(code, `the connection to ${this.name} is lost: ${message}`, {op: 'connect'});
+    return new BlockError(code, `the connection to ${this.name} is lost: ${message}`, {
+      op: 'connect',
+    });
   }
 }
 

@@ -1,6 +1,6 @@
 /**
- * A regular file or block device on this computer as a source. It is opened read-only and offers no way
- * to write (I10). Holes of a regular file are known zeroes; of a block device nothing is known.
+ * A regular file or block device on this computer as a source. It is opened read-only and offers no
+ * way to write (I10). Holes of a regular file are known zeroes; of a block device nothing is known.
  */
 import {BlockError, UserError} from '../base/errors.js';
 import {assertRange} from '../base/units.js';
@@ -8,7 +8,9 @@ import {File} from '../native/file.js';
 import {fileExtents} from '../storage/file-storage.js';
 import type {Source, SourceExtent, SourceReadOptions} from './source.js';
 
-/** What a file begins with that is an image in a format of its own, or compressed: never a raw disk. */
+/**
+ * What a file begins with that is an image in a format of its own, or compressed: never a raw disk.
+ */
 const FORMATS: readonly {name: string; magic: readonly number[]}[] = [
   {name: 'a qcow2 image', magic: [0x51, 0x46, 0x49, 0xfb]},
   {name: 'a VMDK image', magic: [0x4b, 0x44, 0x4d, 0x56]},
@@ -54,7 +56,9 @@ export class FileSource implements Source {
   }
 
   async extents(
-    offset: number, length: number, options: SourceReadOptions = {},
+    offset: number,
+    length: number,
+    options: SourceReadOptions = {},
   ): Promise<SourceExtent[]> {
     assertRange(offset, length, this.size);
     assertNotAborted(this.name, options.signal);
@@ -70,7 +74,10 @@ export class FileSource implements Source {
 /** Throws ECANCELED if the signal is aborted. */
 export function assertNotAborted(name: string, signal: AbortSignal | undefined): void {
   if (signal?.aborted !== true) return;
-  throw new BlockError('ECANCELED', `reading ${name}: given up`, {op: 'read', cause: signal.reason});
+  throw new BlockError('ECANCELED', `reading ${name}: given up`, {
+    op: 'read',
+    cause: signal.reason,
+  });
 }
 
 async function assertUsable(path: string, file: File): Promise<void> {
@@ -83,14 +90,18 @@ async function assertUsable(path: string, file: File): Promise<void> {
   await file.read(0, head);
   const format = FORMATS.find(({magic}) => magic.every((byte, index) => head[index] === byte));
   if (format === undefined) return;
-  throw refuse(path, `it is ${format.name}, not a raw one; serve it with qemu-nbd or nbdkit and give that `
-    + 'server\'s NBD URI, or convert it to a raw image');
+  throw refuse(
+    path,
+    `it is ${format.name}, not a raw one; serve it with qemu-nbd or nbdkit and give that ` +
+      "server's NBD URI, or convert it to a raw image",
+  );
 }
 
 function hintOf(error: unknown): string {
   const code = error instanceof BlockError ? error.code : 'EIO';
   if (code === 'ENOENT') return 'it does not exist; check the path';
-  if (code === 'EACCES' || code === 'EPERM') return 'reading it is not permitted; run as a user who may';
+  if (code === 'EACCES' || code === 'EPERM')
+    return 'reading it is not permitted; run as a user who may';
   if (code === 'ENXIO' || code === 'ENODEV') return 'no device is behind it; is the disk attached?';
   return error instanceof Error ? error.message : String(error);
 }

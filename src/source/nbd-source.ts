@@ -5,26 +5,34 @@
  *   1                     it                         it, two at a time
  *   n                     the first half             the others
  *
- * So a background read never stands in a queue before a foreground one, save for those two. Within its
- * lane a read takes the connection with the fewest commands in flight; each connection pipelines.
- * Reading by several connections needs no promise from the server; still, some admit only one client,
- * so the first connection is what open() waits for and the others join when they are ready, or never.
+ * So a background read never stands in a queue before a foreground one, save for those two. Within
+ * its lane a read takes the connection with the fewest commands in flight; each connection
+ * pipelines. Reading by several connections needs no promise from the server; still, some admit
+ * only one client, so the first connection is what open() waits for and the others join when they
+ * are ready, or never.
  *
  * The loss of a connection that ever served is the loss of the source: all others are closed, every
- * command rejects once with an error for which isConnectionLoss holds, and `lost` resolves. Nothing is
- * tried again here (resilient-source.ts does).
+ * command rejects once with an error for which isConnectionLoss holds, and `lost` resolves. Nothing
+ * is tried again here (resilient-source.ts does).
  */
 import type {Log} from '../base/environment.js';
 import {BlockError} from '../base/errors.js';
 import {alignDown, alignUp, assertRange, MiB} from '../base/units.js';
 import {
-  BLOCK_STATUS_MAX, isConnectionLoss, NbdConnection, type NbdFacts, type NbdTimeouts,
+  BLOCK_STATUS_MAX,
+  isConnectionLoss,
+  NbdConnection,
+  type NbdFacts,
+  type NbdTimeouts,
 } from '../native/nbd.js';
 import {assertNotAborted} from './file-source.js';
 import type {NbdUri} from './nbd-uri.js';
 import type {Source, SourceExtent, SourceReadOptions} from './source.js';
 
-/** Longer reads go in pieces of this, so that connections share them; the server's limit may be less. */
+/**
+ * Longer reads go in pieces of this, so that connections share them; the server's limit may be
+ * less.
+ */
 const PIECE = 4 * MiB;
 /** What every server takes unless it says otherwise (the protocol's default). */
 const DEFAULT_MAXIMUM = 32 * MiB;
@@ -110,7 +118,9 @@ export class NbdSource implements Source {
   }
 
   async extents(
-    offset: number, length: number, options: SourceReadOptions = {},
+    offset: number,
+    length: number,
+    options: SourceReadOptions = {},
   ): Promise<SourceExtent[]> {
     assertRange(offset, length, this.size);
     const extents: SourceExtent[] = [];
@@ -125,7 +135,11 @@ export class NbdSource implements Source {
     const {start, end} = this.#aligned(offset, length);
     for (let at = start; at < end; at += STATUS_BATCH * BLOCK_STATUS_MAX) {
       const pieces: Promise<SourceExtent[]>[] = [];
-      for (let from = at; from < Math.min(end, at + STATUS_BATCH * BLOCK_STATUS_MAX); from += BLOCK_STATUS_MAX) {
+      for (
+        let from = at;
+        from < Math.min(end, at + STATUS_BATCH * BLOCK_STATUS_MAX);
+        from += BLOCK_STATUS_MAX
+      ) {
         pieces.push(this.#extentsOfPiece(from, Math.min(end, from + BLOCK_STATUS_MAX), options));
       }
       for (const extent of (await Promise.all(pieces)).flat()) {
@@ -138,21 +152,30 @@ export class NbdSource implements Source {
   /** Reads in flight reject with ESHUTDOWN. Never hangs. */
   async close(): Promise<void> {
     this.#stop.abort();
-    await Promise.all([...this.#connections.map((connection) => connection.close()), ...this.#joining]);
+    await Promise.all([
+      ...this.#connections.map((connection) => connection.close()),
+      ...this.#joining,
+    ]);
   }
 
   async #join(uri: NbdUri, timeouts: NbdTimeouts, log: Log | undefined): Promise<void> {
     const connect = Math.min(timeouts.connect ?? EXTRA_CONNECT_TIMEOUT, EXTRA_CONNECT_TIMEOUT);
     try {
       const connection = await NbdConnection.connect(
-        uri.name, uri.target, {...timeouts, connect}, this.#stop.signal,
+        uri.name,
+        uri.target,
+        {...timeouts, connect},
+        this.#stop.signal,
       );
       if (this.#stop.signal.aborted) await connection.close();
       else this.#add(connection);
     } catch (error) {
       if (this.#stop.signal.aborted) return;
       const reason = error instanceof Error ? error.message : String(error);
-      log?.('debug', 'a further connection to the source is not to be had', {source: this.name, reason});
+      log?.('debug', 'a further connection to the source is not to be had', {
+        source: this.name,
+        reason,
+      });
     }
   }
 
@@ -174,7 +197,11 @@ export class NbdSource implements Source {
   }
 
   /** All pieces settle before the promise does: until then the buffer is in use. */
-  async #readPieces(offset: number, buffer: Uint8Array, priority: Priority = 'foreground'): Promise<void> {
+  async #readPieces(
+    offset: number,
+    buffer: Uint8Array,
+    priority: Priority = 'foreground',
+  ): Promise<void> {
     const piece = Math.min(PIECE, this.facts.maximumBlock || DEFAULT_MAXIMUM);
     const reads: Promise<void>[] = [];
     for (let at = 0; at < buffer.byteLength; at += piece) {
@@ -188,7 +215,9 @@ export class NbdSource implements Source {
 
   /** Of a range that one command may ask for; the server may need several to answer. */
   async #extentsOfPiece(
-    start: number, end: number, {priority, signal}: SourceReadOptions,
+    start: number,
+    end: number,
+    {priority, signal}: SourceReadOptions,
   ): Promise<SourceExtent[]> {
     const extents: SourceExtent[] = [];
     let at = start;
@@ -207,7 +236,9 @@ export class NbdSource implements Source {
 
   /** Undefined where the server cannot tell after all. */
   async #blockStatus(
-    offset: number, length: number, priority: Priority = 'foreground',
+    offset: number,
+    length: number,
+    priority: Priority = 'foreground',
   ): Promise<{length: number; isZero: boolean}[] | undefined> {
     try {
       return await this.#run(priority, (connection) => connection.blockStatus(offset, length));
@@ -219,9 +250,11 @@ export class NbdSource implements Source {
 
   /** Runs a command on the best connection for its priority. */
   async #run<Result>(
-    priority: Priority, command: (connection: NbdConnection) => Promise<Result>,
+    priority: Priority,
+    command: (connection: NbdConnection) => Promise<Result>,
   ): Promise<Result> {
-    if (priority === 'foreground' || this.#connections.length > 1) return await command(this.#pick(priority));
+    if (priority === 'foreground' || this.#connections.length > 1)
+      return await command(this.#pick(priority));
     while (this.#sharedBackground >= SHARED_BACKGROUND_DEPTH) {
       await new Promise<void>((resolve) => this.#backgroundQueue.push(resolve));
     }
@@ -243,13 +276,15 @@ export class NbdSource implements Source {
     let best: NbdConnection | undefined;
     for (let index = from; index < to; index++) {
       const connection = this.#connections[index];
-      if (connection !== undefined && connection.inFlight < (best?.inFlight ?? Infinity)) best = connection;
+      if (connection !== undefined && connection.inFlight < (best?.inFlight ?? Infinity))
+        best = connection;
     }
     if (best !== undefined && !this.#stop.signal.aborted) return best;
     const code = this.#loss === undefined ? 'ESHUTDOWN' : 'ENOTCONN';
     const reason = this.#loss === undefined ? 'it is closed' : 'the connection is lost';
     throw new BlockError(code, `reading ${this.name}: ${reason} (${code})`, {
-      op: 'read', ...(this.#loss === undefined ? {} : {cause: this.#loss}),
+      op: 'read',
+      ...(this.#loss === undefined ? {} : {cause: this.#loss}),
     });
   }
 
@@ -257,6 +292,9 @@ export class NbdSource implements Source {
   #aligned(offset: number, length: number): {start: number; end: number} {
     const unit = Math.max(1, this.facts.minimumBlock);
     const end = alignUp(offset + length, unit);
-    return {start: alignDown(offset, unit), end: Math.min(end, Math.max(this.size, offset + length))};
+    return {
+      start: alignDown(offset, unit),
+      end: Math.min(end, Math.max(this.size, offset + length)),
+    };
   }
 }

@@ -4,10 +4,11 @@
  *   nbd://HOST[:PORT]/EXPORT             nbd+unix:///EXPORT?socket=PATH       in the clear
  *   nbds://[USER@]HOST[:PORT]/EXPORT     nbds+unix://[USER@]/EXPORT?socket=PATH            TLS
  *
- * HOST is a name, an IPv4 address or an IPv6 address in brackets; PORT is 10809 if left out; EXPORT is
- * everything behind the first slash, percent-decoded, and may be empty. TLS takes tls-certificates=DIR
- * (ca-cert.pem, and client-cert.pem with client-key.pem where the server wants them) or
- * tls-psk-file=FILE, in which USER's key is looked up; tls-verify-peer=false checks no certificate.
+ * HOST is a name, an IPv4 address or an IPv6 address in brackets; PORT is 10809 if left out; EXPORT
+ * is everything behind the first slash, percent-decoded, and may be empty. TLS takes
+ * tls-certificates=DIR (ca-cert.pem, and client-cert.pem with client-key.pem where the server wants
+ * them) or tls-psk-file=FILE, in which USER's key is looked up; tls-verify-peer=false checks no
+ * certificate.
  *
  * Paths become absolute here, since a daemon's folder is not that of the command which named them.
  */
@@ -47,7 +48,8 @@ export function parseNbdUri(text: string): NbdUri {
   const tls = scheme.toLowerCase() === 'nbds';
   const place = parsePlace(text, transport.toLowerCase(), authority, parameters);
   const exportName = decode(text, path.slice(1));
-  if (Buffer.byteLength(exportName) > MAX_EXPORT_BYTES) throw refuse(text, 'its export name is too long');
+  if (Buffer.byteLength(exportName) > MAX_EXPORT_BYTES)
+    throw refuse(text, 'its export name is too long');
   return describe({...place, exportName, tls, ...parseTls(text, tls, place.username, parameters)});
 }
 
@@ -72,18 +74,24 @@ function parseQuery(text: string, query: string): ReadonlyMap<string, string> {
 }
 
 function parsePlace(
-  text: string, transport: string, authority: string, parameters: ReadonlyMap<string, string>,
+  text: string,
+  transport: string,
+  authority: string,
+  parameters: ReadonlyMap<string, string>,
 ): Place {
   const match = AUTHORITY.exec(authority);
-  if (match === null) throw refuse(text, 'its host is malformed (an IPv6 address stands in brackets)');
+  if (match === null)
+    throw refuse(text, 'its host is malformed (an IPv6 address stands in brackets)');
   const [, user = '', hostText = '', port = ''] = match;
-  if (user.includes(':')) throw refuse(text, 'a password has no place in it; use tls-psk-file=FILE');
+  if (user.includes(':'))
+    throw refuse(text, 'a password has no place in it; use tls-psk-file=FILE');
   const username = decode(text, user);
   const host = decode(text, hostText.replace(/^\[(.*)\]$/, '$1'));
   const socket = parameters.get('socket');
   if (transport === '+unix') {
     if (socket === undefined) throw refuse(text, 'it names no socket; add ?socket=PATH');
-    if (host !== '' || port !== '') throw refuse(text, 'a Unix socket has no host; use nbd+unix:///EXPORT');
+    if (host !== '' || port !== '')
+      throw refuse(text, 'a Unix socket has no host; use nbd+unix:///EXPORT');
     return {host: '', port: '', unixPath: resolve(socket), username};
   }
   if (transport !== '') throw refuse(text, `regrow does not speak NBD over ${transport.slice(1)}`);
@@ -95,7 +103,10 @@ function parsePlace(
 }
 
 function parseTls(
-  text: string, tls: boolean, username: string, parameters: ReadonlyMap<string, string>,
+  text: string,
+  tls: boolean,
+  username: string,
+  parameters: ReadonlyMap<string, string>,
 ): Tls {
   const certificates = parameters.get('tls-certificates');
   const pskFile = parameters.get('tls-psk-file');
@@ -118,7 +129,8 @@ function parseTls(
 }
 
 function describe(target: NbdTarget): NbdUri {
-  const {host, port, unixPath, exportName, tls, username, certificates, pskFile, verifyPeer} = target;
+  const {host, port, unixPath, exportName, tls, username, certificates, pskFile, verifyPeer} =
+    target;
   const scheme = `nbd${tls ? 's' : ''}${unixPath === '' ? '' : '+unix'}`;
   const user = username === '' ? '' : `${encodeURIComponent(username)}@`;
   const hostText = host.includes(':') ? `[${host}]` : host;
@@ -144,7 +156,10 @@ function queryOf(parts: readonly string[]): string {
 
 /** Percent-encodes all but what reads well and is safe in a path or a value. */
 function encodePath(text: string): string {
-  return encodeURIComponent(text).replaceAll('%2F', '/').replaceAll('%3A', ':').replaceAll('%40', '@');
+  return encodeURIComponent(text)
+    .replaceAll('%2F', '/')
+    .replaceAll('%3A', ':')
+    .replaceAll('%40', '@');
 }
 
 function isLoopback(host: string): boolean {

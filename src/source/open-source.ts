@@ -1,6 +1,6 @@
 /**
- * What a user names as a source, opened: an NBD URI, or the path of a raw image or block device. Every
- * text that cannot be opened gives one sentence that says why and what to do (UserError).
+ * What a user names as a source, opened: an NBD URI, or the path of a raw image or block device.
+ * Every text that cannot be opened gives one sentence that says why and what to do (UserError).
  */
 import {resolve} from 'node:path';
 import type {Environment} from '../base/environment.js';
@@ -26,7 +26,10 @@ export interface OpenSourceOptions {
   verifyIdentity?: (source: Source) => Promise<void>;
   /** Bytes the size is rounded up to. @default 512 */
   sectorSize?: number;
-  /** Set on resume, to the exactSize of before: an NBD server may be away then, and requests wait for it. */
+  /**
+   * Set on resume, to the exactSize of before: an NBD server may be away then, and requests wait
+   * for it.
+   */
   resumeSize?: number;
 }
 
@@ -46,13 +49,17 @@ export async function openSource(text: string, options: OpenSourceOptions): Prom
   if (isNbdUri(text)) return await openNbd(parseNbdUri(text), options);
   const scheme = /^([a-z][a-z0-9+.-]*):\/\//i.exec(text)?.[1];
   if (scheme !== undefined) {
-    throw usage(text, `regrow does not know ${scheme}://; give an NBD URI, or serve it with nbdkit and give that`);
+    throw usage(
+      text,
+      `regrow does not know ${scheme}://; give an NBD URI, or serve it with nbdkit and give that`,
+    );
   }
   return await openFile(resolve(text), options);
 }
 
 async function openNbd(uri: NbdUri, options: OpenSourceOptions): Promise<OpenedSource> {
-  const {environment, connections, timeouts, verifyIdentity, onLoss, ioTimeout, resumeSize} = options;
+  const {environment, connections, timeouts, verifyIdentity, onLoss, ioTimeout, resumeSize} =
+    options;
   const {log} = environment;
   if (uri.isExposed) {
     log('warning', 'the source is read in the clear over the network; use nbds:// to encrypt it', {
@@ -65,21 +72,30 @@ async function openNbd(uri: NbdUri, options: OpenSourceOptions): Promise<OpenedS
     });
   }
   const nbdOptions = {
-    log, ...(connections === undefined ? {} : {connections}), ...(timeouts === undefined ? {} : {timeouts}),
+    log,
+    ...(connections === undefined ? {} : {connections}),
+    ...(timeouts === undefined ? {} : {timeouts}),
   };
-  const open = (signal: AbortSignal): Promise<NbdSource> => NbdSource.open(uri, {...nbdOptions, signal});
+  const open = (signal: AbortSignal): Promise<NbdSource> =>
+    NbdSource.open(uri, {...nbdOptions, signal});
   const resilientOptions = {
-    open, environment,
+    open,
+    environment,
     ...(verifyIdentity === undefined ? {} : {verifyIdentity}),
-    ...(onLoss === undefined ? {} : {onLoss}), ...(ioTimeout === undefined ? {} : {ioTimeout}),
+    ...(onLoss === undefined ? {} : {onLoss}),
+    ...(ioTimeout === undefined ? {} : {ioTimeout}),
   };
-  const source = resumeSize === undefined
-    ? await firstOpen(uri, () => ResilientSource.open(resilientOptions))
-    : ResilientSource.resume(uri.name, resumeSize, resilientOptions);
+  const source =
+    resumeSize === undefined
+      ? await firstOpen(uri, () => ResilientSource.open(resilientOptions))
+      : ResilientSource.resume(uri.name, resumeSize, resilientOptions);
   return {...padded(source, options), text: uri.text, health: () => source.health()};
 }
 
-async function firstOpen(uri: NbdUri, open: () => Promise<ResilientSource>): Promise<ResilientSource> {
+async function firstOpen(
+  uri: NbdUri,
+  open: () => Promise<ResilientSource>,
+): Promise<ResilientSource> {
   let source: ResilientSource;
   try {
     source = await open();
@@ -96,8 +112,10 @@ async function openFile(path: string, options: OpenSourceOptions): Promise<Opene
   const source = await FileSource.open(path);
   try {
     if (options.resumeSize !== undefined && source.size !== options.resumeSize) {
-      throw new UserError(`opening the source ${path}: its size was ${options.resumeSize} bytes and is `
-        + `${source.size} now, so it is not the one this volume grows from`);
+      throw new UserError(
+        `opening the source ${path}: its size was ${options.resumeSize} bytes and is ` +
+          `${source.size} now, so it is not the one this volume grows from`,
+      );
     }
     await options.verifyIdentity?.(source);
   } catch (error) {
@@ -109,7 +127,10 @@ async function openFile(path: string, options: OpenSourceOptions): Promise<Opene
   return {...padded(source, options), text: path, health};
 }
 
-function padded(source: Source, {sectorSize}: OpenSourceOptions): Pick<OpenedSource, 'source' | 'exactSize'> {
+function padded(
+  source: Source,
+  {sectorSize}: OpenSourceOptions,
+): Pick<OpenedSource, 'source' | 'exactSize'> {
   return {source: new PaddedSource(source, sectorSize), exactSize: source.size};
 }
 

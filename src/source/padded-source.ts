@@ -27,7 +27,9 @@ export class PaddedSource implements Source {
   }
 
   async extents(
-    offset: number, length: number, options?: SourceReadOptions,
+    offset: number,
+    length: number,
+    options?: SourceReadOptions,
   ): Promise<SourceExtent[]> {
     assertRange(offset, length, this.size);
     const inside = this.#inside(offset, length);

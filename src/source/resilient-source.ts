@@ -1,17 +1,19 @@
 /**
- * The one place where a source is tried again: it stands before a source that can be lost and replaces
- * it by a new one, opened the same way, until the request is done.
+ * The one place where a source is tried again: it stands before a source that can be lost and
+ * replaces it by a new one, opened the same way, until the request is done.
  *
- *   connecting ──opened, same size, identity proved──► connected ──lost──► waiting ──back-off over──► connecting
- *        │ failed ──► waiting        │ another disk ──► mismatch ──back-off over──► connecting      any ──► closed
+ *   connecting ──opened, same size, identity proved──► connected ──lost──► waiting
+ *        ├── failed ──► waiting ──── back-off over ──► connecting
+ *        └── another disk ──► mismatch ── back-off over ──► connecting      any ──► closed
  *
  * While there is no connected source, requests wait: those that arrive and those whose answer went
  * under with the connection. All are released at once when the source is back, and not before
- * `verifyIdentity` has proved that it is the same content (I7). With `onLoss: 'error'` each waits at
- * most `ioTimeout`, then fails with EIO; it never gets zeroes, nor bytes of another disk.
+ * `verifyIdentity` has proved that it is the same content (I7). With `onLoss: 'error'` each waits
+ * at most `ioTimeout`, then fails with EIO; it never gets zeroes, nor bytes of another disk.
  *
- * A source that answers a request with an error while the connection lives (a bad block) is not lost:
- * that error is passed on, and nothing is tried again. close() rejects whatever waits with ESHUTDOWN.
+ * A source that answers a request with an error while the connection lives (a bad block) is not
+ * lost: that error is passed on, and nothing is tried again. close() rejects whatever waits with
+ * ESHUTDOWN.
  *
  * Time and chance come from the environment alone. One task at a time reconnects (#task).
  */
@@ -20,14 +22,24 @@ import {BlockError, type ErrnoCode, messageOf} from '../base/errors.js';
 import {assertRange} from '../base/units.js';
 import type {Source, SourceExtent, SourceHealth, SourceReadOptions} from './source.js';
 
-/** ms before the first further attempt; doubles up to the maximum. Each is drawn between half and whole. */
+/**
+ * ms before the first further attempt; doubles up to the maximum. Each is drawn between half and
+ * whole.
+ */
 const BACKOFF_MIN = 100;
 const BACKOFF_MAX = 10_000;
 
 /** Errors that mean the source is gone; any other belongs to the one request. */
 const LOSS_CODES: ReadonlySet<ErrnoCode> = new Set<ErrnoCode>([
-  'ENOTCONN', 'ETIMEDOUT', 'ESHUTDOWN', 'ECONNRESET', 'ECONNABORTED', 'EPIPE', 'ECONNREFUSED',
-  'EHOSTUNREACH', 'ENETUNREACH',
+  'ENOTCONN',
+  'ETIMEDOUT',
+  'ESHUTDOWN',
+  'ECONNRESET',
+  'ECONNABORTED',
+  'EPIPE',
+  'ECONNREFUSED',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
 ]);
 
 /** A source that may say by itself that it is lost, before a request notices. */
@@ -40,8 +52,8 @@ export interface ResilientSourceOptions {
   open: (signal: AbortSignal) => Promise<LosableSource>;
   environment: Pick<Environment, 'clock' | 'random' | 'log'>;
   /**
-   * Proves, by rejecting if not, that a source just opened holds the content that was used so far. A
-   * loss of connection (LOSS_CODES) during it is a loss, anything else a mismatch.
+   * Proves, by rejecting if not, that a source just opened holds the content that was used so far.
+   * A loss of connection (LOSS_CODES) during it is a loss, anything else a mismatch.
    */
   verifyIdentity?: (source: Source) => Promise<void>;
   /** @default 'wait' */
@@ -78,7 +90,9 @@ export class ResilientSource implements Source {
     this.#since = options.environment.clock.wallTime();
   }
 
-  /** Opens the source once; what prevents that is the caller's to report, and is not tried again. */
+  /**
+   * Opens the source once; what prevents that is the caller's to report, and is not tried again.
+   */
   static async open(options: ResilientSourceOptions): Promise<ResilientSource> {
     const source = await options.open(new AbortController().signal);
     const resilient = new ResilientSource(source.name, source.size, options);
@@ -92,7 +106,9 @@ export class ResilientSource implements Source {
     return resilient;
   }
 
-  /** Starts without the source, whose size is known from before; requests wait until it is there. */
+  /**
+   * Starts without the source, whose size is known from before; requests wait until it is there.
+   */
   static resume(name: string, size: number, options: ResilientSourceOptions): ResilientSource {
     const resilient = new ResilientSource(name, size, options);
     resilient.#task = resilient.#reconnect(0);
@@ -104,7 +120,11 @@ export class ResilientSource implements Source {
     return this.#request(options, (source) => source.read(offset, buffer, options));
   }
 
-  extents(offset: number, length: number, options: SourceReadOptions = {}): Promise<SourceExtent[]> {
+  extents(
+    offset: number,
+    length: number,
+    options: SourceReadOptions = {},
+  ): Promise<SourceExtent[]> {
     assertRange(offset, length, this.size);
     return this.#request(options, (source) => source.extents(offset, length, options));
   }
@@ -125,19 +145,22 @@ export class ResilientSource implements Source {
     this.#current = undefined;
     this.#enter('closed');
     this.#stop.abort();
-    for (const waiter of [...this.#waiters]) waiter.fail(this.#error('ESHUTDOWN', 'it is being closed'));
+    for (const waiter of [...this.#waiters])
+      waiter.fail(this.#error('ESHUTDOWN', 'it is being closed'));
     await Promise.all([current?.close(), this.#task, ...this.#closing]);
   }
 
   /** Sends a request until it is answered, and waits in between. */
   async #request<Result>(
-    options: SourceReadOptions, send: (source: Source) => Promise<Result>,
+    options: SourceReadOptions,
+    send: (source: Source) => Promise<Result>,
   ): Promise<Result> {
     const {clock} = this.#options.environment;
     let deadline: number | undefined;
     for (;;) {
       if (this.#state === 'closed') throw this.#error('ESHUTDOWN', 'it is being closed');
-      if (options.signal?.aborted === true) throw this.#error('ECANCELED', 'the request was given up');
+      if (options.signal?.aborted === true)
+        throw this.#error('ECANCELED', 'the request was given up');
       const source = this.#current;
       if (source === undefined) {
         deadline ??= clock.now() + (this.#options.ioTimeout ?? 60_000);
@@ -158,7 +181,9 @@ export class ResilientSource implements Source {
     }
   }
 
-  /** Resolves when a source may be there; rejects on abort, on close, and when the policy says so. */
+  /**
+   * Resolves when a source may be there; rejects on abort, on close, and when the policy says so.
+   */
   async #wait(deadline: number, signal: AbortSignal | undefined): Promise<void> {
     const {clock} = this.#options.environment;
     const settled = new AbortController();
@@ -171,7 +196,8 @@ export class ResilientSource implements Source {
     signal?.addEventListener('abort', onAbort, {once: true});
     if (this.#options.onLoss === 'error') {
       void clock.sleep(Math.max(0, deadline - clock.now()), settled.signal).then(() => {
-        if (!settled.signal.aborted) waiter.fail(this.#error('EIO', this.#lastError ?? 'it is away'));
+        if (!settled.signal.aborted)
+          waiter.fail(this.#error('EIO', this.#lastError ?? 'it is away'));
       });
     }
     try {
@@ -197,7 +223,8 @@ export class ResilientSource implements Source {
     this.#current = undefined;
     this.#lastError = messageOf(error);
     this.#options.environment.log('warning', 'the source is lost, its requests wait', {
-      source: this.name, reason: this.#lastError,
+      source: this.name,
+      reason: this.#lastError,
     });
     this.#discard(source);
     this.#enter('waiting');
@@ -246,9 +273,14 @@ export class ResilientSource implements Source {
   #fail(state: 'waiting' | 'mismatch', reason: string): void {
     if (this.#state === 'closed') return;
     if (state === 'mismatch' && this.#state !== 'mismatch') {
-      this.#options.environment.log('error', 'the source came back as another one and is not used', {
-        source: this.name, reason,
-      });
+      this.#options.environment.log(
+        'error',
+        'the source came back as another one and is not used',
+        {
+          source: this.name,
+          reason,
+        },
+      );
     }
     this.#lastError = reason;
     this.#enter(state);
@@ -261,9 +293,14 @@ export class ResilientSource implements Source {
 
   /** Lets go of a source without waiting; close() waits for it. */
   #discard(source: Source): void {
-    const task: Promise<void> = source.close().catch((error: unknown) => {
-      this.#options.environment.log('debug', 'closing a lost source failed', {reason: messageOf(error)});
-    }).finally(() => this.#closing.delete(task));
+    const task: Promise<void> = source
+      .close()
+      .catch((error: unknown) => {
+        this.#options.environment.log('debug', 'closing a lost source failed', {
+          reason: messageOf(error),
+        });
+      })
+      .finally(() => this.#closing.delete(task));
     this.#closing.add(task);
   }
 
@@ -274,7 +311,9 @@ export class ResilientSource implements Source {
   }
 
   #error(code: ErrnoCode, reason: string): BlockError {
-    return new BlockError(code, `reading the source ${this.name}: ${reason} (${code})`, {op: 'read'});
+    return new BlockError(code, `reading the source ${this.name}: ${reason} (${code})`, {
+      op: 'read',
+    });
   }
 }
 

@@ -1,16 +1,18 @@
 /**
- * A store, map or other long-lived file on this computer, as {@link Storage}: a regular file or a block
- * device behind the addon's store threads.
+ * A store, map or other long-lived file on this computer, as {@link Storage}: a regular file or a
+ * block device behind the addon's store threads.
  *
- * Zeroing and asking for extents are done in bounded pieces, so that a 64 TiB range never keeps a store
- * thread for long. A store on a block device is opened exclusively: the kernel then refuses to mount it
- * or to give it to another program of that kind.
+ * Zeroing and asking for extents are done in bounded pieces, so that a 64 TiB range never keeps a
+ * store thread for long. A store on a block device is opened exclusively: the kernel then refuses
+ * to mount it or to give it to another program of that kind.
  */
 import {assertRange, GiB, MiB} from '../base/units.js';
 import {File} from '../native/file.js';
 import type {Storage, StorageExtent} from './storage.js';
 
-/** One piece of zeroing. A hole of a GiB costs milliseconds; a disk may have to write every byte. */
+/**
+ * One piece of zeroing. A hole of a GiB costs milliseconds; a disk may have to write every byte.
+ */
 const ZERO_PIECE_FILE = GiB;
 const ZERO_PIECE_DEVICE = 64 * MiB;
 
@@ -92,8 +94,9 @@ export class FileStorage implements Storage {
   }
 
   /**
-   * Makes reads give what the medium holds, for a file that an earlier process may have failed to sync:
-   * the kernel goes on showing what such a sync lost, until its pages are dropped or the power is cut.
+   * Makes reads give what the medium holds, for a file that an earlier process may have failed to
+   * sync: the kernel goes on showing what such a sync lost, until its pages are dropped or the
+   * power is cut.
    */
   reload(): Promise<void> {
     return this.#file.reload();
@@ -121,7 +124,9 @@ export class FileStorage implements Storage {
 
 /** Alternating holes and data that cover the range exactly; also what a file source is made of. */
 export async function fileExtents(
-  file: File, offset: number, length: number,
+  file: File,
+  offset: number,
+  length: number,
 ): Promise<StorageExtent[]> {
   const result: StorageExtent[] = [];
   const add = (start: number, end: number, isHole: boolean): void => {

@@ -4,7 +4,14 @@
  * line's own process, where waiting for a disk holds nobody up; hence the blocking calls.
  */
 import {
-  accessSync, closeSync, constants, existsSync, openSync, readdirSync, readFileSync, statSync,
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
 } from 'node:fs';
 import {mkdir, rm, truncate} from 'node:fs/promises';
 import {messageOf} from '../base/errors.js';

@@ -1,10 +1,11 @@
 /**
- * Which disk or file is this? An answer that survives a reboot, a new /dev/sdX and a rename, so that a
- * volume never resumes on something else.
+ * Which disk or file is this? An answer that survives a reboot, a new /dev/sdX and a rename, so
+ * that a volume never resumes on something else.
  *
- * A block device is recognised by what it says of itself (world-wide name, serial number), a partition
- * also by its partition UUID and place, a device-mapper volume by its own UUID; a file by the file
- * system it lies on, its inode and the moment it was made: a copy or a file made anew is another one.
+ * A block device is recognised by what it says of itself (world-wide name, serial number), a
+ * partition also by its partition UUID and place, a device-mapper volume by its own UUID; a file by
+ * the file system it lies on, its inode and the moment it was made: a copy or a file made anew is
+ * another one.
  */
 import {stat} from 'node:fs/promises';
 import {basename, dirname, join} from 'node:path';
@@ -60,10 +61,13 @@ export async function identifyStore(path: string): Promise<StoreIdentity> {
 }
 
 /**
- * Whether two identities are of one thing: `unknown` where they share nothing that could tell, as with
- * a virtual disk that has no serial number. Then only its content can (witnesses).
+ * Whether two identities are of one thing: `unknown` where they share nothing that could tell, as
+ * with a virtual disk that has no serial number. Then only its content can (witnesses).
  */
-export function compareIdentity(one: StoreIdentity, other: StoreIdentity): 'same' | 'different' | 'unknown' {
+export function compareIdentity(
+  one: StoreIdentity,
+  other: StoreIdentity,
+): 'same' | 'different' | 'unknown' {
   if (one.kind === 'file') {
     return other.kind === 'file' ? compareFields(one, other, FILE_FIELDS) : 'different';
   }
@@ -78,7 +82,9 @@ export function describeIdentity(identity: StoreIdentity): string {
   if (partitionUuid !== undefined) return `partition ${partitionUuid}`;
   if (wwid !== undefined) return `WWN ${wwid}`;
   if (serial !== undefined) return `serial ${serial}`;
-  return backingFile === undefined ? 'a disk without a serial number' : `loop device over ${backingFile}`;
+  return backingFile === undefined
+    ? 'a disk without a serial number'
+    : `loop device over ${backingFile}`;
 }
 
 const FILE_FIELDS = ['inode', 'filesystemUuid', 'birthTime'] as const;
@@ -87,7 +93,9 @@ const DEVICE_FIELDS = ['wwid', 'serial', 'partitionUuid', 'partitionStart', 'bac
 const PROOF = new Set<string>(['inode', 'wwid', 'serial', 'partitionUuid', 'backingFile']);
 
 function compareFields<Field extends string>(
-  one: {[field in Field]?: unknown}, other: {[field in Field]?: unknown}, fields: readonly Field[],
+  one: {[field in Field]?: unknown},
+  other: {[field in Field]?: unknown},
+  fields: readonly Field[],
 ): 'same' | 'different' | 'unknown' {
   let isProved = false;
   for (const field of fields) {
@@ -100,9 +108,10 @@ function compareFields<Field extends string>(
 
 async function identifyDevice(path: string, device: bigint): Promise<DeviceIdentity> {
   const folder = await sysfsFolder(device);
-  if (folder === undefined) throw new UserError(`identifying ${path}: the kernel knows no such disk`);
+  if (folder === undefined)
+    throw new UserError(`identifying ${path}: the kernel knows no such disk`);
   const start = await readText(join(folder, 'start'));
-  const isPartition = await readText(join(folder, 'partition')) !== undefined;
+  const isPartition = (await readText(join(folder, 'partition'))) !== undefined;
   const disk = isPartition ? dirname(folder) : folder;
   const first = async (...files: string[]): Promise<string | undefined> => {
     for (const file of files) {
@@ -122,7 +131,7 @@ async function identifyDevice(path: string, device: bigint): Promise<DeviceIdent
     ...(partitionUuid === undefined ? {} : {partitionUuid}),
     ...(isPartition && start !== undefined ? {partitionStart: Number(start)} : {}),
     ...(backingFile === undefined ? {} : {backingFile}),
-    size: Number(await readText(join(folder, 'size')) ?? 0) * 512,
+    size: Number((await readText(join(folder, 'size'))) ?? 0) * 512,
   };
 }
 
@@ -133,7 +142,10 @@ async function partitionUuidOf(path: string, folder: string): Promise<string | u
   return line?.[1] ?? (await probeContent(path)).values.get('PART_ENTRY_UUID');
 }
 
-/** The UUID of a mounted file system by its device number; also of those with a made-up number (btrfs). */
+/**
+ * The UUID of a mounted file system by its device number; also of those with a made-up number
+ * (btrfs).
+ */
 async function filesystemOf(device: bigint): Promise<string | undefined> {
   const {major, minor} = deviceNumbers(device);
   const mount = (await mounts()).find((candidate) => candidate.device === `${major}:${minor}`);

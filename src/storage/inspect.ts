@@ -1,6 +1,6 @@
 /**
- * Looks at what is to become a store before anything is written to it, and says why it must not be one.
- * Looking changes nothing.
+ * Looks at what is to become a store before anything is written to it, and says why it must not be
+ * one. Looking changes nothing.
  */
 import {stat, statfs} from 'node:fs/promises';
 import {basename, dirname, join} from 'node:path';
@@ -19,7 +19,9 @@ export interface StoreInspection {
   allocated: number;
   /** Of a file, existing or to be made: bytes that are free on its file system. */
   free: number;
-  /** Where it, or a partition of it, is mounted or used as swap, or which devices are built upon it. */
+  /**
+   * Where it, or a partition of it, is mounted or used as swap, or which devices are built upon it.
+   */
   users: string[];
   /** Loop devices over this file. */
   loopDevices: string[];
@@ -34,21 +36,39 @@ export interface StoreInspection {
 /** Rejects with a BlockError where the path cannot even be looked at. */
 export async function inspectStore(path: string): Promise<StoreInspection> {
   const nothing = {
-    path, size: 0, allocated: 0, free: 0, users: [], loopDevices: [], isFree: true, content: undefined,
+    path,
+    size: 0,
+    allocated: 0,
+    free: 0,
+    users: [],
+    loopDevices: [],
+    isFree: true,
+    content: undefined,
   };
   const status = await stat(path, {bigint: true}).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw systemError(error, `looking at ${path}`, 'inspect');
   });
-  if (status === undefined) return {...nothing, kind: 'absent', free: await freeSpace(dirname(path))};
+  if (status === undefined)
+    return {...nothing, kind: 'absent', free: await freeSpace(dirname(path))};
   if (status.isBlockDevice()) {
     const users = await usersOf(status.rdev);
-    return {...nothing, kind: 'device', users, ...await exclusiveSize(path), ...await contentOf(path)};
+    return {
+      ...nothing,
+      kind: 'device',
+      users,
+      ...(await exclusiveSize(path)),
+      ...(await contentOf(path)),
+    };
   }
   if (!status.isFile()) return {...nothing, kind: 'other'};
   return {
-    ...nothing, kind: 'file', size: Number(status.size), allocated: Number(status.blocks) * 512,
-    free: await freeSpace(path), loopDevices: await loopDevicesOver(status.dev, status.ino),
+    ...nothing,
+    kind: 'file',
+    size: Number(status.size),
+    allocated: Number(status.blocks) * 512,
+    free: await freeSpace(path),
+    loopDevices: await loopDevicesOver(status.dev, status.ino),
     ...(status.size > 0n ? await contentOf(path) : {}),
   };
 }
@@ -56,23 +76,34 @@ export async function inspectStore(path: string): Promise<StoreInspection> {
 export interface StoreDemands {
   /** Bytes the volume has. */
   size: number;
-  /** The user insists: content and size of what is there do not matter. Use by others still does. */
+  /**
+   * The user insists: content and size of what is there do not matter. Use by others still does.
+   */
   overwrite: boolean;
 }
 
-/** Why this must not become the store of a new volume, as one sentence and what to do; or undefined. */
+/**
+ * Why this must not become the store of a new volume, as one sentence and what to do; or undefined.
+ */
 export function storeRefusal(store: StoreInspection, demands: StoreDemands): UserError | undefined {
-  const reason = inUse(store) ?? (demands.overwrite ? undefined : holdsData(store)) ?? tooSmall(store, demands.size);
-  return reason === undefined ? undefined : new UserError(`using ${store.path} as the store: ${reason}`);
+  const reason =
+    inUse(store) ??
+    (demands.overwrite ? undefined : holdsData(store)) ??
+    tooSmall(store, demands.size);
+  return reason === undefined
+    ? undefined
+    : new UserError(`using ${store.path} as the store: ${reason}`);
 }
 
 function inUse(store: StoreInspection): string | undefined {
-  if (store.kind === 'other') return 'it is neither a regular file nor a block device; name one of these';
+  if (store.kind === 'other')
+    return 'it is neither a regular file nor a block device; name one of these';
   const [user] = store.users;
   if (user !== undefined) return `it is in use (${user}); free it first`;
   if (!store.isFree) return 'another program uses it exclusively; stop that one first';
   const [loop] = store.loopDevices;
-  if (loop !== undefined) return `the loop device ${loop} uses it; detach that first (losetup --detach ${loop})`;
+  if (loop !== undefined)
+    return `the loop device ${loop} uses it; detach that first (losetup --detach ${loop})`;
   return undefined;
 }
 
@@ -93,8 +124,11 @@ function tooSmall(store: StoreInspection, size: number): string | undefined {
   }
   const room = store.free + store.allocated;
   if (room >= size) return undefined;
-  return `its file system has room for ${formatSize(room)}, the volume needs ${formatSize(size)} (I13); `
-    + 'make room or take another file system';
+  return (
+    `its file system has room for ${formatSize(room)}, ` +
+    `the volume needs ${formatSize(size)} (I13); ` +
+    'make room or take another file system'
+  );
 }
 
 async function freeSpace(path: string): Promise<number> {
@@ -122,7 +156,9 @@ async function exclusiveSize(path: string): Promise<{size: number; isFree: boole
   return {size, isFree: false};
 }
 
-async function contentOf(path: string): Promise<{content: string | undefined; contentProblem?: string}> {
+async function contentOf(
+  path: string,
+): Promise<{content: string | undefined; contentProblem?: string}> {
   const {outcome, values, reason} = await probeContent(path);
   if (outcome === 'nothing') return {content: undefined};
   if (outcome === 'failed') return {content: undefined, contentProblem: reason ?? 'blkid failed'};
@@ -143,16 +179,19 @@ async function usersOf(device: bigint): Promise<string[]> {
   const folder = await sysfsFolder(device);
   if (folder === undefined) return [];
   const mounted = await mounts();
-  const swaps = await readText('/proc/swaps') ?? '';
+  const swaps = (await readText('/proc/swaps')) ?? '';
   const users: string[] = [];
   for (const part of await withPartitions(folder)) {
     const name = `/dev/${basename(part)}`;
     const numbers = await readText(join(part, 'dev'));
     for (const mount of mounted) {
-      if (mount.device === numbers || mount.source === name) users.push(`${name} is mounted on ${mount.mountPoint}`);
+      if (mount.device === numbers || mount.source === name)
+        users.push(`${name} is mounted on ${mount.mountPoint}`);
     }
-    if (swaps.split('\n').some((line) => line.split(/\s/)[0] === name)) users.push(`${name} is swap space`);
-    for (const holder of await namesIn(join(part, 'holders'))) users.push(`/dev/${holder} is built upon ${name}`);
+    if (swaps.split('\n').some((line) => line.split(/\s/)[0] === name))
+      users.push(`${name} is swap space`);
+    for (const holder of await namesIn(join(part, 'holders')))
+      users.push(`/dev/${holder} is built upon ${name}`);
   }
   return [...new Set(users)];
 }

@@ -1,10 +1,10 @@
 /**
- * The directory that holds a volume's small state: JSON files that are replaced as a whole or not at
- * all, and the lock that lets one daemon own them.
+ * The directory that holds a volume's small state: JSON files that are replaced as a whole or not
+ * at all, and the lock that lets one daemon own them.
  *
- * A replacement is written beside the file, synced, renamed over it, and the directory is synced: after
- * a crash the file is the old or the new one, whole. Names that end in `.tmp` are left over from a crash
- * and removed at open.
+ * A replacement is written beside the file, synced, renamed over it, and the directory is synced:
+ * after a crash the file is the old or the new one, whole. Names that end in `.tmp` are left over
+ * from a crash and removed at open.
  *
  * After open() nothing is looked up by the directory's path any more, only beneath its descriptor
  * (/proc/self/fd/N), so that it goes on working when a volume is mounted over it.

@@ -1,7 +1,7 @@
 /**
  * Makes what happened durable (DESIGN section 5, docs/DURABILITY.md). The order is the point (I2):
  *
- *   1. take the changes of map, masks and marks       synchronous; what comes later is the next commit's
+ *   1. take the changes of map, masks and marks       synchronous; what comes later waits its turn
  *   2. sync the store                                  the data those changes speak of
  *   3. append them to the map's log, or checkpoint     the map
  *   4. sync the map file

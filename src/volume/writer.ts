@@ -3,8 +3,8 @@
  * blocks go into the store at once with their sectors in a mask (BX8), so no write waits for the
  * source.
  *
- *   1. places for masks the write may need               before any lock: they come free by installs
- *   2. lock its bytes, or whole blocks at zeroed edges   so that overlapping writes have one order (I6)
+ *   1. places for masks the write may need              before any lock: installs free them
+ *   2. lock its bytes, or whole blocks at zeroed edges  overlapping writes have one order (I6)
  *   3. intent marks, where the map on disk may say copied    durable before the data (I11)
  *   4. data into the store
  *   5. states and masks                                      after the data (I2)

@@ -48,6 +48,10 @@ export interface CutRecord {
 }
 
 const LOST_LISTED_MAX = 1024;
+/**
+ * Sectors written to the wrapped device at once; a cut during a flush falls between such writes.
+ */
+const RUN_SECTORS_MAX = 64;
 /** A zeroing of up to 4 GiB passes the cache in steps of this many bytes of shared zeroes. */
 const ZERO_SECTOR = new Uint8Array(SECTOR);
 
@@ -225,10 +229,8 @@ export class VolatileDevice implements BlockDevice {
    * older.
    */
   async #drain(sectors: readonly number[], covered: number): Promise<void> {
-    for (const sector of sectors) {
-      const version = this.#cache.get(sector)?.findLast(({order}) => order <= covered);
-      if (!version) continue;
-      await this.#next.write(sector * SECTOR, Buffer.from(version.bytes));
+    for (const [sector, bytes] of this.#runs(sectors, covered)) {
+      await this.#next.write(sector * SECTOR, bytes);
       if (this.#isOff) return;
     }
     await this.#next.flush();
@@ -240,6 +242,20 @@ export class VolatileDevice implements BlockDevice {
       if (later.length > 0) this.#cache.set(sector, later);
       else this.#cache.delete(sector);
     }
+  }
+
+  /** The newest versions not above `covered`, neighbours joined: one write each below. */
+  #runs(sectors: readonly number[], covered: number): [sector: number, bytes: Buffer][] {
+    const runs: {first: number; parts: Uint8Array[]}[] = [];
+    for (const sector of [...sectors].sort((a, b) => a - b)) {
+      const version = this.#cache.get(sector)?.findLast(({order}) => order <= covered);
+      if (!version) continue;
+      const last = runs.at(-1);
+      const isNext = last && last.first + last.parts.length === sector;
+      if (isNext && last.parts.length < RUN_SECTORS_MAX) last.parts.push(version.bytes);
+      else runs.push({first: sector, parts: [version.bytes]});
+    }
+    return runs.map(({first, parts}) => [first, Buffer.concat(parts)]);
   }
 
   async #inTurn(work: () => Promise<void>): Promise<void> {

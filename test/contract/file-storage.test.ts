@@ -78,12 +78,18 @@ test('file: a file with thousands of extents is told completely', async (t) => {
   const count = 9000;
   const storage = await makeFile(t, count * 8192);
   for (let index = 0; index < count; index += 100) {
-    await Promise.all(Array.from({length: 100}, (_, step) =>
-      storage.write((index + step) * 8192, new Uint8Array(4096).fill(1))));
+    await Promise.all(
+      Array.from({length: 100}, (_, step) =>
+        storage.write((index + step) * 8192, new Uint8Array(4096).fill(1)),
+      ),
+    );
   }
   const extents = await storage.extents(0, storage.size);
   t.is(extents.length, 2 * count);
-  t.is(extents.reduce((sum, extent) => sum + extent.length, 0), storage.size);
+  t.is(
+    extents.reduce((sum, extent) => sum + extent.length, 0),
+    storage.size,
+  );
   await storage.close();
 });
 

@@ -1,4 +1,6 @@
-/** Every way in which an NBD server cannot be used is told apart from the others, in one sentence. */
+/**
+ * Every way in which an NBD server cannot be used is told apart from the others, in one sentence.
+ */
 import {createServer, type AddressInfo, type Socket} from 'node:net';
 import {join} from 'node:path';
 import type {ExecutionContext} from 'ava';
@@ -93,42 +95,57 @@ testRequiring(['qemu-nbd'], 'an export that the server does not have', async (t)
   t.is((await facts(server.uri.replace('///', '///disk'))).size, 6 * 1024 * 1024);
 });
 
-testRequiring(['nbdkit', 'certtool'], 'TLS by certificates, right and wrong in each way', async (t) => {
-  const [ours, foreign] = [await makeCertificates(t), await makeCertificates(t)];
-  const tls = ['--tls=require', `--tls-certificates=${ours}`];
-  const server = await startNbdkit(t, [...tls, 'memory', '1M'], {useTcp: true});
-  const uri = (host: string, rest: string): string => `nbds://${host}:${server.port}/${rest}`;
+testRequiring(
+  ['nbdkit', 'certtool'],
+  'TLS by certificates, right and wrong in each way',
+  async (t) => {
+    const [ours, foreign] = [await makeCertificates(t), await makeCertificates(t)];
+    const tls = ['--tls=require', `--tls-certificates=${ours}`];
+    const server = await startNbdkit(t, [...tls, 'memory', '1M'], {useTcp: true});
+    const uri = (host: string, rest: string): string => `nbds://${host}:${server.port}/${rest}`;
 
-  const good = await facts(uri('localhost', `?tls-certificates=${ours}`));
-  t.true(good.isEncrypted);
+    const good = await facts(uri('localhost', `?tls-certificates=${ours}`));
+    t.true(good.isEncrypted);
 
-  const clear = await refusal(t, server.uri);
-  t.regex(clear.message, /requires TLS; use nbds/);
-  const untrusted = await refusal(t, uri('localhost', `?tls-certificates=${foreign}`));
-  t.is(untrusted.code, 'EACCES');
-  t.regex(untrusted.message, /certificate is not trusted/);
-  const empty = await temporaryDirectory(t);
-  const unchecked = await refusal(t, uri('localhost', `?tls-certificates=${empty}`));
-  t.regex(unchecked.message, /ca-cert.pem.*cannot be read/);
-  const nothing = await refusal(t, uri('localhost', ''));
-  t.regex(nothing.message, /give tls-certificates=DIR/);
-  t.true((await facts(uri('localhost', '?tls-verify-peer=false'))).isEncrypted);
-});
+    const clear = await refusal(t, server.uri);
+    t.regex(clear.message, /requires TLS; use nbds/);
+    const untrusted = await refusal(t, uri('localhost', `?tls-certificates=${foreign}`));
+    t.is(untrusted.code, 'EACCES');
+    t.regex(untrusted.message, /certificate is not trusted/);
+    const empty = await temporaryDirectory(t);
+    const unchecked = await refusal(t, uri('localhost', `?tls-certificates=${empty}`));
+    t.regex(unchecked.message, /ca-cert.pem.*cannot be read/);
+    const nothing = await refusal(t, uri('localhost', ''));
+    t.regex(nothing.message, /give tls-certificates=DIR/);
+    t.true((await facts(uri('localhost', '?tls-verify-peer=false'))).isEncrypted);
+  },
+);
 
-testRequiring(['nbdkit', 'certtool'], 'a certificate for another host is not trusted', async (t) => {
-  const folder = await makeCertificates(t);
-  const tls = ['--tls=require', `--tls-certificates=${folder}`];
-  const server = await startNbdkit(t, [...tls, 'memory', '1M'], {useTcp: true, address: '0.0.0.0'});
-  const error = await refusal(t, `nbds://127.0.0.2:${server.port}/?tls-certificates=${folder}`);
-  t.regex(error.message, /not trusted: it is not for 127.0.0.2/);
-});
+testRequiring(
+  ['nbdkit', 'certtool'],
+  'a certificate for another host is not trusted',
+  async (t) => {
+    const folder = await makeCertificates(t);
+    const tls = ['--tls=require', `--tls-certificates=${folder}`];
+    const server = await startNbdkit(t, [...tls, 'memory', '1M'], {
+      useTcp: true,
+      address: '0.0.0.0',
+    });
+    const error = await refusal(t, `nbds://127.0.0.2:${server.port}/?tls-certificates=${folder}`);
+    t.regex(error.message, /not trusted: it is not for 127.0.0.2/);
+  },
+);
 
-testRequiring(['nbdkit', 'certtool'], 'a server without TLS is not spoken to when TLS is asked for', async (t) => {
-  const folder = await makeCertificates(t);
-  const server = await startNbdkit(t, ['memory', '1M'], {useTcp: true});
-  const error = await refusal(t, `nbds://127.0.0.1:${server.port}/?tls-certificates=${folder}`);
-  t.regex(error.message, /offers no TLS/);
-});
+testRequiring(
+  ['nbdkit', 'certtool'],
+  'a server without TLS is not spoken to when TLS is asked for',
+  async (t) => {
+    const folder = await makeCertificates(t);
+    const server = await startNbdkit(t, ['memory', '1M'], {useTcp: true});
+    const error = await refusal(t, `nbds://127.0.0.1:${server.port}/?tls-certificates=${folder}`);
+    t.regex(error.message, /offers no TLS/);
+  },
+);
 
 testRequiring(['nbdkit', 'psktool'], 'TLS by a pre-shared key, right and wrong', async (t) => {
   const [ours, foreign] = [await makeKeyFile(t, 'alice'), await makeKeyFile(t, 'alice')];

@@ -36,7 +36,11 @@ export async function makeImage(t: ExecutionContext): Promise<Image> {
   const bytes = Buffer.alloc(SIZE);
   const file = await open(path, 'w');
   await file.truncate(SIZE);
-  for (const [offset, length] of [[0, 100 * KiB], [2 * MiB, MiB], [SIZE - 64 * KiB, 64 * KiB]] as const) {
+  for (const [offset, length] of [
+    [0, 100 * KiB],
+    [2 * MiB, MiB],
+    [SIZE - 64 * KiB, 64 * KiB],
+  ] as const) {
     const data = pseudoRandom(length, offset);
     bytes.set(data, offset);
     await file.write(data, 0, length, offset);
@@ -50,9 +54,9 @@ function pseudoRandom(length: number, seed: number): Buffer {
   return createHash('shake256', {outputLength: length}).update(String(seed)).digest();
 }
 
-const range = fc.tuple(fc.nat(SIZE - 1), fc.integer({min: 1, max: 300 * KiB})).map(
-  ([offset, length]) => ({offset, length: Math.min(length, SIZE - offset)}),
-);
+const range = fc
+  .tuple(fc.nat(SIZE - 1), fc.integer({min: 1, max: 300 * KiB}))
+  .map(([offset, length]) => ({offset, length: Math.min(length, SIZE - offset)}));
 
 export function sourceContract(name: string, make: MakeSource, traits: SourceTraits = {}): void {
   const register = traits.isAvailable === false ? test.skip : test;
@@ -61,11 +65,14 @@ export function sourceContract(name: string, make: MakeSource, traits: SourceTra
     const image = await makeImage(t);
     const source = await make(t, image);
     t.is(source.size, SIZE);
-    await fc.assert(fc.asyncProperty(range, async ({offset, length}) => {
-      const buffer = Buffer.alloc(length, 0xee);
-      await source.read(offset, buffer);
-      return buffer.equals(image.bytes.subarray(offset, offset + length));
-    }), {numRuns: 60});
+    await fc.assert(
+      fc.asyncProperty(range, async ({offset, length}) => {
+        const buffer = Buffer.alloc(length, 0xee);
+        await source.read(offset, buffer);
+        return buffer.equals(image.bytes.subarray(offset, offset + length));
+      }),
+      {numRuns: 60},
+    );
     await source.close();
   });
 
@@ -90,22 +97,28 @@ export function sourceContract(name: string, make: MakeSource, traits: SourceTra
     await source.close();
   });
 
-  register(`${name}: extents cover any range exactly and what they call zero is zero`, async (t) => {
-    const image = await makeImage(t);
-    const source = await make(t, image);
-    await fc.assert(fc.asyncProperty(range, async ({offset, length}) => {
-      let at = offset;
-      for (const extent of await source.extents(offset, length)) {
-        if (extent.offset !== at || extent.length <= 0) return false;
-        at += extent.length;
-        const bytes = image.bytes.subarray(extent.offset, at);
-        if (extent.isZero && bytes.some((byte) => byte !== 0)) return false;
-      }
-      return at === offset + length;
-    }), {numRuns: 60});
-    t.deepEqual(await source.extents(SIZE, 0), []);
-    await source.close();
-  });
+  register(
+    `${name}: extents cover any range exactly and what they call zero is zero`,
+    async (t) => {
+      const image = await makeImage(t);
+      const source = await make(t, image);
+      await fc.assert(
+        fc.asyncProperty(range, async ({offset, length}) => {
+          let at = offset;
+          for (const extent of await source.extents(offset, length)) {
+            if (extent.offset !== at || extent.length <= 0) return false;
+            at += extent.length;
+            const bytes = image.bytes.subarray(extent.offset, at);
+            if (extent.isZero && bytes.some((byte) => byte !== 0)) return false;
+          }
+          return at === offset + length;
+        }),
+        {numRuns: 60},
+      );
+      t.deepEqual(await source.extents(SIZE, 0), []);
+      await source.close();
+    },
+  );
 
   register(`${name}: an aborted read rejects with ECANCELED`, async (t) => {
     const source = await make(t, await makeImage(t));

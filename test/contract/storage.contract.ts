@@ -32,7 +32,11 @@ export function storageContract(name: string, make: MakeStorage): void {
   test(`${name}: a read gives what was last written, at any offset and length`, async (t) => {
     const storage = await make(t, SIZE);
     const oracle = Buffer.alloc(SIZE);
-    const range = fc.tuple(fc.nat(SIZE - 1), fc.integer({min: 1, max: 200 * KiB}), fc.integer({min: 1, max: 255}));
+    const range = fc.tuple(
+      fc.nat(SIZE - 1),
+      fc.integer({min: 1, max: 200 * KiB}),
+      fc.integer({min: 1, max: 255}),
+    );
     for (const [offset, wanted, value] of fc.sample(range, 40)) {
       const length = Math.min(wanted, SIZE - offset);
       const bytes = Buffer.alloc(length, value);
@@ -46,7 +50,8 @@ export function storageContract(name: string, make: MakeStorage): void {
   test(`${name}: concurrent writes that do not overlap all arrive`, async (t) => {
     const storage = await make(t, SIZE);
     const writes = Array.from({length: 64}, (_, index) =>
-      storage.write(index * 4096, Buffer.alloc(4096, index + 1)));
+      storage.write(index * 4096, Buffer.alloc(4096, index + 1)),
+    );
     await Promise.all(writes);
     const bytes = await readRange(storage, 0, 64 * 4096);
     for (let index = 0; index < 64; index++) t.is(bytes[index * 4096 + 4095], index + 1);
@@ -56,7 +61,11 @@ export function storageContract(name: string, make: MakeStorage): void {
   test(`${name}: zero clears exactly its range, aligned or not`, async (t) => {
     const storage = await make(t, SIZE);
     await storage.write(0, Buffer.alloc(SIZE, 0xaa));
-    for (const [offset, length] of [[8192, 4096], [100_001, 77], [1_000_000, 300_001]] as const) {
+    for (const [offset, length] of [
+      [8192, 4096],
+      [100_001, 77],
+      [1_000_000, 300_001],
+    ] as const) {
       await storage.zero(offset, length);
       const around = await readRange(storage, offset - 1, length + 2);
       t.is(around[0], 0xaa);

@@ -138,7 +138,7 @@ for (const [seed, code] of [
   [2, 'ENOSPC'],
   [3, 'EIO'],
 ] as const) {
-  test(`whichever storage call fails with ${code}, no byte is wrong (workload ${seed})`, async (t) => {
+  test(`any storage call fails with ${code}, no byte is wrong (workload ${seed})`, async (t) => {
     const hits = new Set<string>();
     let n = 1;
     for (; n < CALLS_MAX; n++) {
@@ -152,7 +152,7 @@ for (const [seed, code] of [
   });
 }
 
-test('whichever call fails while a volume opens, opening says so and the next one succeeds', async (t) => {
+test('any call fails while a volume opens: opening says so, the next one succeeds', async (t) => {
   const base = newWorld(7);
   await base.create();
   const {volume, scheduler, oracle} = base;

@@ -5,7 +5,14 @@
 import {randomBytes} from 'node:crypto';
 import {spawn} from 'node:child_process';
 import {
-  closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync,
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
 import {setTimeout as sleep} from 'node:timers/promises';
@@ -60,8 +67,16 @@ attachTest('I3: after kill -9 under load no flushed write is lost', async (t, la
   const image = makeExt4Image(lab);
   const uri = await lab.serve('file', image.path);
   const device = await lab.ok(
-    t, 'attach', uri, 'vol0', '--store', lab.path('store'), '--hydrate', 'background',
-    '--rate', '4M',
+    t,
+    'attach',
+    uri,
+    'vol0',
+    '--store',
+    lab.path('store'),
+    '--hydrate',
+    'background',
+    '--rate',
+    '4M',
   );
   const {pid} = await lab.status(t, 'vol0');
   // Beyond the file system, so that the image below stays whole.
@@ -110,10 +125,13 @@ attachTest('a dead mount and loop are removed, those of another volume are not',
   await sleep(100);
   await lab.ok(t, 'attach', 'vol0');
   t.is(readFileSync(other).length, 16 * 1024 * 1024);
-  const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n')
+  const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
     .filter((line) => line.includes(lab.path('run', 'vol0')));
   t.is(mounts.length, 1);
-  const loops = lab.tool('losetup', '-nO', 'BACK-FILE').split('\n')
+  const loops = lab
+    .tool('losetup', '-nO', 'BACK-FILE')
+    .split('\n')
     .filter((line) => line.includes(lab.path('run', 'vol0')));
   t.is(loops.length, 1);
 });
@@ -175,7 +193,14 @@ attachTest('a mount that fails undoes the whole first attach', async (t, lab) =>
   mkdirSync(folder);
   writeFileSync(lab.path('noise'), randomBytes(1024 * 1024));
   const sentence = await lab.refused(
-    t, 'attach', lab.path('noise'), 'vol0', '--store', lab.path('store'), '--mount', folder,
+    t,
+    'attach',
+    lab.path('noise'),
+    'vol0',
+    '--store',
+    lab.path('store'),
+    '--mount',
+    folder,
   );
   t.regex(sentence, /^cannot mount the volume at .*\/srv: /);
   t.deepEqual(readdirSync(lab.stateDir), []);
@@ -228,7 +253,10 @@ attachTest('list shows volumes, attached or not', async (t, lab) => {
   await lab.ok(t, 'detach', 'vol1');
   const all = JSON.parse(await lab.ok(t, 'list', '--json')) as {name: string; state: string}[];
   const states = all.map(({name, state}) => [name, state]);
-  t.deepEqual(states, [['vol0', 'attached'], ['vol1', 'detached']]);
+  t.deepEqual(states, [
+    ['vol0', 'attached'],
+    ['vol1', 'detached'],
+  ]);
 });
 
 attachTest('forget removes the state, not the store', async (t, lab) => {
@@ -245,9 +273,11 @@ attachTest('forget removes the state, not the store', async (t, lab) => {
 attachTest('three volumes are attached at the same time', async (t, lab) => {
   const image = makeExt4Image(lab, 16);
   const names = ['vol0', 'vol1', 'vol2'];
-  const outcomes = await Promise.all(names.map((name) => {
-    return lab.regrow('attach', image.path, name, '--store', lab.path(`${name}.store`));
-  }));
+  const outcomes = await Promise.all(
+    names.map((name) => {
+      return lab.regrow('attach', image.path, name, '--store', lab.path(`${name}.store`));
+    }),
+  );
   for (const {exitCode, stderr} of outcomes) t.is(exitCode, 0, stderr);
   t.is(new Set(outcomes.map(({stdout}) => stdout)).size, 3);
 });
@@ -258,7 +288,14 @@ attachTest('after kill -9 --mount replaces the mount of the dead device', async 
   mkdirSync(own);
   lab.willUnmount(own);
   const first = await lab.ok(
-    t, 'attach', image.path, 'vol0', '--store', lab.path('store'), '--mount', own,
+    t,
+    'attach',
+    image.path,
+    'vol0',
+    '--store',
+    lab.path('store'),
+    '--mount',
+    own,
   );
   const elsewhere = lab.mount(first, other);
   process.kill((await lab.status(t, 'vol0')).pid, 'SIGKILL');

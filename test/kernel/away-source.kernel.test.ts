@@ -28,7 +28,12 @@ async function until(
 function readPart(lab: AttachLab, device: string, mebibyte: number): Promise<Outcome> {
   const part = lab.path(`part${mebibyte}`);
   return lab.run('dd', [
-    `if=${device}`, `of=${part}`, 'bs=1M', 'count=1', `skip=${mebibyte}`, 'iflag=direct',
+    `if=${device}`,
+    `of=${part}`,
+    'bs=1M',
+    'count=1',
+    `skip=${mebibyte}`,
+    'iflag=direct',
     'status=none',
   ]);
 }
@@ -61,15 +66,28 @@ attachTest('--on-source-loss error: reads fail in time, writes do not', async (t
   writeFileSync(lab.path('source'), randomBytes(16 * MIB));
   const {uri, server} = await lab.serveOn(lab.path('s.sock'), 'file', lab.path('source'));
   const device = await lab.ok(
-    t, 'attach', uri, 'vol0', '--store', lab.path('store'), '--on-source-loss', 'error',
-    '--io-timeout', '500ms',
+    t,
+    'attach',
+    uri,
+    'vol0',
+    '--store',
+    lab.path('store'),
+    '--on-source-loss',
+    'error',
+    '--io-timeout',
+    '500ms',
   );
   server.kill('SIGKILL');
   const {exitCode, stderr} = await readPart(lab, device, 5);
   t.is(exitCode, 1);
   t.regex(stderr, /Input\/output error/);
   const written = await lab.run('dd', [
-    'if=/dev/urandom', `of=${device}`, 'bs=1M', 'count=1', 'oflag=direct', 'status=none',
+    'if=/dev/urandom',
+    `of=${device}`,
+    'bs=1M',
+    'count=1',
+    'oflag=direct',
+    'status=none',
   ]);
   t.is(written.exitCode, 0, written.stderr);
   await lab.ok(t, 'detach', 'vol0');

@@ -1,7 +1,12 @@
 /** Bad days: what attach and its companions refuse, each in one sentence that says what to do. */
 import {randomBytes} from 'node:crypto';
 import {
-  existsSync, mkdirSync, readFileSync, renameSync, statSync, truncateSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  truncateSync,
   writeFileSync,
 } from 'node:fs';
 import {setTimeout as sleep} from 'node:timers/promises';
@@ -175,7 +180,14 @@ attachTest('block sizes out of range', async (t, lab) => {
   for (const size of ['2K', '8M', '48K']) {
     t.regex(
       await refusedFirst(
-        t, lab, source, 'vol0', '--store', lab.path('store'), '--block-size', size,
+        t,
+        lab,
+        source,
+        'vol0',
+        '--store',
+        lab.path('store'),
+        '--block-size',
+        size,
       ),
       /^cannot attach vol0: block size \d+ is not a power of two from 4K to 4M; choose another/,
     );
@@ -251,7 +263,11 @@ attachTest('I13: too little room for the whole volume is a warning, no refusal',
   lab.tool('mount', '-t', 'tmpfs', '-o', 'size=4m', 'none', lab.path('small'));
   lab.willUnmount(lab.path('small'));
   const {exitCode, stderr} = await lab.regrow(
-    'attach', makeSource(lab, 16), 'vol0', '--store', lab.path('small', 'store'),
+    'attach',
+    makeSource(lab, 16),
+    'vol0',
+    '--store',
+    lab.path('small', 'store'),
   );
   t.is(exitCode, 0, stderr);
   t.regex(stderr, /has 4 MiB left and the volume may come to need 16 MiB; /);
@@ -261,8 +277,15 @@ attachTest('I13: too little room for the whole volume is a warning, no refusal',
 attachTest('no /dev/fuse, no loop devices, no root', async (t, lab) => {
   const source = makeSource(lab);
   const hidden = (script: string): Promise<string> =>
-    lab.refusedIn(t, ['unshare', '-m', 'sh', '-c', `${script}; exec "$@"`, 'sh'],
-      'attach', source, 'vol0', '--store', lab.path('store'));
+    lab.refusedIn(
+      t,
+      ['unshare', '-m', 'sh', '-c', `${script}; exec "$@"`, 'sh'],
+      'attach',
+      source,
+      'vol0',
+      '--store',
+      lab.path('store'),
+    );
   const bare =
     'd=$(mktemp -d) && mount -t tmpfs none $d && cp -a /dev/null /dev/zero /dev/urandom $d';
   t.regex(
@@ -274,8 +297,15 @@ attachTest('no /dev/fuse, no loop devices, no root', async (t, lab) => {
     /^cannot attach vol0: \/dev\/loop-control does not exist; load the module with `modprobe loop`/,
   );
   t.regex(
-    await lab.refusedIn(t, ['setpriv', '--reuid=65534', '--clear-groups'],
-      'attach', source, 'vol0', '--store', lab.path('store')),
+    await lab.refusedIn(
+      t,
+      ['setpriv', '--reuid=65534', '--clear-groups'],
+      'attach',
+      source,
+      'vol0',
+      '--store',
+      lab.path('store'),
+    ),
     /^cannot attach vol0: making a device needs root; run it with sudo$/,
   );
   t.false(existsSync(lab.path('store')));

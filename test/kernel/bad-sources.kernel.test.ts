@@ -27,7 +27,12 @@ attachTest('a source without the export', async (t, lab) => {
   for (let i = 0; i < 200 && !existsSync(socket); i++) await sleep(20);
   t.regex(
     await refusedFirst(
-      t, lab, `nbd+unix:///wrong?socket=${socket}`, 'vol0', '--store', lab.path('store'),
+      t,
+      lab,
+      `nbd+unix:///wrong?socket=${socket}`,
+      'vol0',
+      '--store',
+      lab.path('store'),
     ),
     /^cannot attach vol0: opening the source: .* the server has no export named 'wrong'; nbdinfo/,
   );
@@ -36,14 +41,28 @@ attachTest('a source without the export', async (t, lab) => {
 attachTest('a source that has no TLS though it was asked for', async (t, lab) => {
   mkdirSync(lab.path('tls'));
   lab.tool(
-    'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=nobody',
-    '-keyout', lab.path('tls', 'key.pem'), '-out', lab.path('tls', 'ca-cert.pem'),
+    'openssl',
+    'req',
+    '-x509',
+    '-newkey',
+    'rsa:2048',
+    '-nodes',
+    '-subj',
+    '/CN=nobody',
+    '-keyout',
+    lab.path('tls', 'key.pem'),
+    '-out',
+    lab.path('tls', 'ca-cert.pem'),
   );
   const uri = await lab.serve('file', makeSource(lab));
   t.regex(
     await refusedFirst(
-      t, lab, `${uri.replace('nbd+unix', 'nbds+unix')}&tls-certificates=${lab.path('tls')}`, 'vol0',
-      '--store', lab.path('store'),
+      t,
+      lab,
+      `${uri.replace('nbd+unix', 'nbds+unix')}&tls-certificates=${lab.path('tls')}`,
+      'vol0',
+      '--store',
+      lab.path('store'),
     ),
     /^cannot attach vol0: opening the source: .*: the server offers no TLS; set it up there,/,
   );
@@ -56,8 +75,14 @@ attachTest('a source that accepts and never answers', async (t, lab) => {
   const startedAt = performance.now();
   t.regex(
     await refusedFirst(
-      t, lab, `nbd+unix:///?socket=${socket}`, 'vol0', '--store', lab.path('store'),
-      '--io-timeout', '1s',
+      t,
+      lab,
+      `nbd+unix:///?socket=${socket}`,
+      'vol0',
+      '--store',
+      lab.path('store'),
+      '--io-timeout',
+      '1s',
     ),
     /^cannot attach vol0: .*silent.*: it accepted the connection but did not answer in time/,
   );

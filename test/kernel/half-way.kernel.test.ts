@@ -54,7 +54,15 @@ attachTest('an old disk full of stale bytes becomes the volume, nothing else', a
   const disk = lab.loop(lab.path('old'));
   const uri = await lab.serve('file', image.path);
   const device = await lab.ok(
-    t, 'attach', uri, 'vol0', '--store', disk, '--overwrite-store', '--hydrate', 'background',
+    t,
+    'attach',
+    uri,
+    'vol0',
+    '--store',
+    disk,
+    '--overwrite-store',
+    '--hydrate',
+    'background',
   );
   lab.tool('blkdiscard', '-o', String(30 * MIB), '-l', String(MIB), device);
   await lab.ok(t, 'wait', 'vol0');
@@ -75,7 +83,12 @@ attachTest('a full disk under the store is the error of the writer', async (t, l
   const store = lab.path('small', 'store');
   const device = await lab.ok(t, 'attach', lab.path('source'), 'vol0', '--store', store);
   const {exitCode, stderr} = await lab.run('dd', [
-    'if=/dev/zero', `of=${device}`, 'bs=1M', 'count=16', 'oflag=direct', 'conv=fsync',
+    'if=/dev/zero',
+    `of=${device}`,
+    'bs=1M',
+    'count=16',
+    'oflag=direct',
+    'conv=fsync',
     'status=none',
   ]);
   t.not(exitCode, 0);

@@ -16,14 +16,15 @@ test('a second holder of the descriptor finds the sections with their content', 
   memory.allocate('first', 5000).bytes.fill(1);
   memory.allocate('second', 70_000).bytes.set([1, 2, 3], 69_997);
   const copy = spawnSync('cat', ['/proc/self/fd/3'], {
-    stdio: ['ignore', 'pipe', 'inherit', memory.fd], maxBuffer: MiB,
+    stdio: ['ignore', 'pipe', 'inherit', memory.fd],
+    maxBuffer: MiB,
   });
   t.is(copy.status, 0);
   t.is(copy.stdout.subarray(0, 8).toString(), 'regrowmf');
   const adopted = SharedMemory.adopt(memory.fd);
   t.deepEqual(adopted.names, ['first', 'second']);
   t.is(adopted.find('first')?.bytes[4999], 1);
-  t.deepEqual([...adopted.find('second')?.bytes.subarray(69_996) ?? []], [0, 1, 2, 3]);
+  t.deepEqual([...(adopted.find('second')?.bytes.subarray(69_996) ?? [])], [0, 1, 2, 3]);
   adopted.allocate('third', 1).bytes[0] = 9;
   t.is(SharedMemory.adopt(memory.fd).find('third')?.bytes[0], 9);
 });

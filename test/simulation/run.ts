@@ -64,5 +64,6 @@ try {
   process.exitCode = 1;
 }
 const rate = Math.round(total.steps / elapsed());
-const sums = `${total.runs} runs, ${total.steps} steps, ${total.requests} writes, ${total.crashes} crashes`;
+const {runs, steps, requests, crashes} = total;
+const sums = `${runs} runs, ${steps} steps, ${requests} writes, ${crashes} crashes`;
 process.stdout.write(`${sums} in ${elapsed().toFixed(1)} s: ${rate} steps/s\n`);

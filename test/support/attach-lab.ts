@@ -6,7 +6,14 @@
 import {spawn, spawnSync, type ChildProcess} from 'node:child_process';
 import {randomBytes} from 'node:crypto';
 import {
-  closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
   writeFileSync,
 } from 'node:fs';
 import {join} from 'node:path';
@@ -97,7 +104,10 @@ export class AttachLab {
     t.not(exitCode, 0, `regrow ${args.join(' ')} was not refused: ${stdout}`);
     t.is(stdout, '');
     const isNote = (line: string): boolean => /write-through is off: what/.test(line);
-    const lines = stderr.trim().split('\n').filter((line) => !isNote(line));
+    const lines = stderr
+      .trim()
+      .split('\n')
+      .filter((line) => !isNote(line));
     t.is(lines.length, 1, stderr);
     t.true(lines[0]?.startsWith('regrow: '), stderr);
     return lines[0]?.slice('regrow: '.length) ?? '';
@@ -205,7 +215,8 @@ export class AttachLab {
    * its own answer would else stay in the kernel for ever, and the loop driver with it.
    */
   #abortConnections(): void {
-    const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n')
+    const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
       .filter((line) => line.includes(`${this.runDir}/`) && line.includes('fuse.regrow'));
     if (mounts.length === 0) return;
     const folder = this.path('fusectl');

@@ -33,6 +33,7 @@ export function makeExt4Image(lab: AttachLab, mebibytes = 32): Ext4Image {
 
 /** Names of files in `folder` whose content is not as in the image. */
 export function wrongFiles(folder: string, {files}: Ext4Image): string[] {
-  return [...files].filter(([name, hash]) => hashOf(readFileSync(join(folder, name))) !== hash)
+  return [...files]
+    .filter(([name, hash]) => hashOf(readFileSync(join(folder, name))) !== hash)
     .map(([name]) => name);
 }

@@ -1,7 +1,7 @@
 /**
- * A real NBD server for one test, on a Unix socket in the test's own folder or on a loopback port. It
- * is killed when the test ends, and with it when this process dies (nbdkit --exit-with-parent; the
- * others at the exit hook).
+ * A real NBD server for one test, on a Unix socket in the test's own folder or on a loopback port.
+ * It is killed when the test ends, and with it when this process dies (nbdkit --exit-with-parent;
+ * the others at the exit hook).
  */
 import {spawn, type ChildProcess} from 'node:child_process';
 import {access, readFile, rm, writeFile} from 'node:fs/promises';
@@ -44,46 +44,70 @@ export interface ServerOptions {
 }
 
 const nbdkitCommand: CommandOf = ({socket, port, useTcp, address}, rest) => [
-  'nbdkit', '--foreground', '--exit-with-parent',
-  ...(useTcp ? ['--ipaddr', address, '--port', String(port)] : ['--unix', socket]), ...rest,
+  'nbdkit',
+  '--foreground',
+  '--exit-with-parent',
+  ...(useTcp ? ['--ipaddr', address, '--port', String(port)] : ['--unix', socket]),
+  ...rest,
 ];
 
 const qemuCommand: CommandOf = ({socket, port, useTcp}, rest) => [
-  'qemu-nbd', '--persistent', '--format', 'raw',
-  ...(useTcp ? ['--bind', '127.0.0.1', '--port', String(port)] : ['--socket', socket]), ...rest,
+  'qemu-nbd',
+  '--persistent',
+  '--format',
+  'raw',
+  ...(useTcp ? ['--bind', '127.0.0.1', '--port', String(port)] : ['--socket', socket]),
+  ...rest,
 ];
 
 /** nbdkit with the given plugin and filter arguments. */
 export async function startNbdkit(
-  t: ExecutionContext, rest: readonly string[], options: ServerOptions = {},
+  t: ExecutionContext,
+  rest: readonly string[],
+  options: ServerOptions = {},
 ): Promise<NbdServer> {
   return await start(t, nbdkitCommand, rest, options);
 }
 
 /** qemu-nbd over a raw image: options, then the path. */
 export async function startQemuNbd(
-  t: ExecutionContext, rest: readonly string[], options: ServerOptions = {},
+  t: ExecutionContext,
+  rest: readonly string[],
+  options: ServerOptions = {},
 ): Promise<NbdServer> {
   return await start(t, qemuCommand, rest, options);
 }
 
-/** nbd-server over a raw image: the path, then options; on a loopback port. It puts itself into the background. */
-export async function startNbdServer(t: ExecutionContext, rest: readonly string[]): Promise<{uri: string}> {
+/**
+ * nbd-server over a raw image: the path, then options; on a loopback port. It puts itself into the
+ * background.
+ */
+export async function startNbdServer(
+  t: ExecutionContext,
+  rest: readonly string[],
+): Promise<{uri: string}> {
   const folder = await temporaryDirectory(t);
   const pidFile = join(folder, 'pid');
   // The system's own configuration makes it another user, who may not read the test's files.
   await writeFile(join(folder, 'config'), '[generic]\n');
   const port = await freePort();
-  const child = spawn('nbd-server', [`127.0.0.1:${port}`, ...rest, '-p', pidFile, '-C', join(folder, 'config')], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  });
+  const child = spawn(
+    'nbd-server',
+    [`127.0.0.1:${port}`, ...rest, '-p', pidFile, '-C', join(folder, 'config')],
+    {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    },
+  );
   await ready(child, {socket: '', port, useTcp: true}, {isForking: true});
   t.teardown(async () => process.kill(Number(await readFile(pidFile, 'utf8')), 'SIGKILL'));
   return {uri: `nbd://127.0.0.1:${port}`};
 }
 
 async function start(
-  t: ExecutionContext, commandOf: CommandOf, rest: readonly string[], options: ServerOptions,
+  t: ExecutionContext,
+  commandOf: CommandOf,
+  rest: readonly string[],
+  options: ServerOptions,
 ): Promise<NbdServer> {
   const socket = join(await temporaryDirectory(t), 'nbd.sock');
   const {useTcp = false, address = '127.0.0.1'} = options;
@@ -113,7 +137,8 @@ async function start(
   await run(rest);
   return {
     uri: useTcp ? `nbd://127.0.0.1:${port}` : `nbd+unix:///?socket=${socket}`,
-    port, socket,
+    port,
+    socket,
     kill: stop,
     freeze: async () => {
       child.kill('SIGSTOP');
@@ -130,7 +155,8 @@ async function start(
 
 /** Waits until something listens there; says what the server said if it does not come up. */
 async function ready(
-  child: ChildProcess, place: Omit<Place, 'address'>,
+  child: ChildProcess,
+  place: Omit<Place, 'address'>,
   options: {isForking?: boolean} = {},
 ): Promise<void> {
   let said = '';
@@ -154,8 +180,9 @@ async function ready(
 /** A port's listener is looked for in the kernel's table: a connection would count as a client. */
 async function listens(port: number): Promise<boolean> {
   const hex = port.toString(16).toUpperCase().padStart(4, '0');
-  const tables = await Promise.all(['/proc/net/tcp', '/proc/net/tcp6'].map((path) =>
-    readFile(path, 'utf8').catch(() => '')));
+  const tables = await Promise.all(
+    ['/proc/net/tcp', '/proc/net/tcp6'].map((path) => readFile(path, 'utf8').catch(() => '')),
+  );
   return tables.some((table) => new RegExp(`:${hex} [0-9A-F]+:0000 0A `).test(table));
 }
 

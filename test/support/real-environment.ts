@@ -13,16 +13,17 @@ export function realEnvironment(lines: LogLine[] = []): RealEnvironment {
     clock: {
       now: () => performance.now(),
       wallTime: () => Date.now(),
-      sleep: (ms, signal) => new Promise((resolve) => {
-        const stop = (): void => {
-          clearTimeout(timer);
-          signal?.removeEventListener('abort', stop);
-          resolve();
-        };
-        const timer = setTimeout(stop, ms);
-        if (signal?.aborted === true) stop();
-        else signal?.addEventListener('abort', stop);
-      }),
+      sleep: (ms, signal) =>
+        new Promise((resolve) => {
+          const stop = (): void => {
+            clearTimeout(timer);
+            signal?.removeEventListener('abort', stop);
+            resolve();
+          };
+          const timer = setTimeout(stop, ms);
+          if (signal?.aborted === true) stop();
+          else signal?.addEventListener('abort', stop);
+        }),
     },
     random: Math.random,
     log: (level, message) => void lines.push({level, message}),

@@ -19,7 +19,9 @@ export function testRequiring(programs: readonly string[], title: string, body: 
 
 function missingPrograms(programs: readonly string[]): string[] {
   const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin'];
-  return programs.filter((program) => !folders.some((folder) => isExecutable(join(folder, program))));
+  return programs.filter(
+    (program) => !folders.some((folder) => isExecutable(join(folder, program))),
+  );
 }
 
 function isExecutable(path: string): boolean {

@@ -29,6 +29,7 @@ import {SparseBytes, type Background} from '../../../src/base/sparse-bytes.js';
 import {assertRange, SECTOR} from '../../../src/base/units.js';
 import type {Storage, StorageExtent} from '../../../src/storage/storage.js';
 import {chooseSurvivors, type CutMode, type SectorVersion} from '../../../src/wrap/cut.js';
+import {cutInPieces, sectorsOf, type Landing, type Piece} from './landing.js';
 import type {Life, Scheduler} from './scheduler.js';
 
 export type StorageOp = 'read' | 'write' | 'zero' | 'extents' | 'sync';
@@ -57,24 +58,6 @@ export interface StorageShape {
   readonly name: string;
   readonly size: number;
   readonly background?: Background;
-}
-
-/** A write or zeroing on its way. */
-interface Landing {
-  readonly offset: number;
-  /** Undefined for zeroes. */
-  readonly bytes: Uint8Array | undefined;
-  readonly length: number;
-  readonly request: number;
-  /** Sectors of the operation that have not landed yet, as ranges of bytes inside it. */
-  pieces: Piece[];
-  /** The moment it resolved, on the disk's own count; 0 while it has not. */
-  resolvedAt: number;
-}
-
-interface Piece {
-  readonly from: number;
-  readonly to: number;
 }
 
 interface Version extends SectorVersion {
@@ -368,35 +351,6 @@ export class VolatileStorage implements Storage {
       this.#tools.scheduler.after(delay, this.#tools.life, resolve);
     });
   }
-}
-
-/**
- * One to three pieces, cut between sectors, in the order they will *not* land in (they are popped).
- */
-function cutInPieces(offset: number, length: number, prng: Prng): Piece[] {
-  const first = Math.floor(offset / SECTOR);
-  const last = Math.ceil((offset + length) / SECTOR);
-  if (last - first < 2 || !prng.chance(2, 5)) return [{from: 0, to: length}];
-  const one = prng.between(first + 1, last - 1);
-  const ends = [first, one, prng.between(one, last), last].map(
-    (sector) => sector * SECTOR - offset,
-  );
-  const pieces: Piece[] = [];
-  for (let index = 0; index < 3; index++) {
-    const from = Math.max(0, ends[index] as number);
-    const to = Math.min(length, ends[index + 1] as number);
-    if (from < to) pieces.push({from, to});
-  }
-  return prng.shuffle(pieces);
-}
-
-function sectorsOf({offset, pieces}: Landing): number[] {
-  const sectors: number[] = [];
-  for (const {from, to} of pieces) {
-    for (let at = Math.floor((offset + from) / SECTOR); at * SECTOR < offset + to; at++)
-      sectors.push(at);
-  }
-  return sectors;
 }
 
 /** The last sector of a file may be short. */

@@ -8,15 +8,25 @@ const parse = (line: string): Call | undefined => parseArguments('1.2.3', line.s
 
 test('attach takes what was written and nothing else', (t) => {
   t.deepEqual(parse('attach nbd://backup/vol0 vol0 --store /dev/sdb'), {
-    command: 'attach', name: 'vol0', source: 'nbd://backup/vol0', store: '/dev/sdb', given: {},
-    overwriteStore: false, json: false,
+    command: 'attach',
+    name: 'vol0',
+    source: 'nbd://backup/vol0',
+    store: '/dev/sdb',
+    given: {},
+    overwriteStore: false,
+    json: false,
   });
 });
 
 test('attach with a name alone resumes', (t) => {
   t.deepEqual(parse('attach vol0 --rate none'), {
-    command: 'attach', name: 'vol0', source: undefined, store: undefined, given: {rate: null},
-    overwriteStore: false, json: false,
+    command: 'attach',
+    name: 'vol0',
+    source: undefined,
+    store: undefined,
+    given: {rate: null},
+    overwriteStore: false,
+    json: false,
   });
 });
 
@@ -27,10 +37,23 @@ test('every option of attach', (t) => {
       '--read-only --overwrite-store --sector-size 4096 --json',
   );
   t.deepEqual(call, {
-    command: 'attach', name: 'vol0', source: '/img', store: '/s', overwriteStore: true, json: true,
+    command: 'attach',
+    name: 'vol0',
+    source: '/img',
+    store: '/s',
+    overwriteStore: true,
+    json: true,
     given: {
-      transport: 'fuse', blockSize: 131_072, writeThrough: 'off', hydrate: 'full', rate: 52_428_800,
-      onSourceLoss: 'error', ioTimeoutMs: 300_000, mount: '/srv', readOnly: true, sectorSize: 4096,
+      transport: 'fuse',
+      blockSize: 131_072,
+      writeThrough: 'off',
+      hydrate: 'full',
+      rate: 52_428_800,
+      onSourceLoss: 'error',
+      ioTimeoutMs: 300_000,
+      mount: '/srv',
+      readOnly: true,
+      sectorSize: 4096,
     },
   });
 });
@@ -38,19 +61,31 @@ test('every option of attach', (t) => {
 test('the other commands', (t) => {
   t.deepEqual(parse('list --json'), {command: 'list', json: true});
   t.deepEqual(parse('status vol0 --watch'), {
-    command: 'status', name: 'vol0', json: false, watch: true,
+    command: 'status',
+    name: 'vol0',
+    json: false,
+    watch: true,
   });
   t.deepEqual(parse('status'), {command: 'status', name: undefined, json: false, watch: false});
   t.deepEqual(parse('hydrate vol0 background'), {
-    command: 'hydrate', name: 'vol0', mode: 'background', rate: undefined,
+    command: 'hydrate',
+    name: 'vol0',
+    mode: 'background',
+    rate: undefined,
   });
   t.deepEqual(parse('hydrate vol0 full --rate 1M/s'), {
-    command: 'hydrate', name: 'vol0', mode: 'full', rate: 1_048_576,
+    command: 'hydrate',
+    name: 'vol0',
+    mode: 'full',
+    rate: 1_048_576,
   });
   t.deepEqual(parse('wait vol0 --hydrated'), {command: 'wait', name: 'vol0'});
   t.deepEqual(parse('verify vol0'), {command: 'verify', name: 'vol0', json: false});
   t.deepEqual(parse('detach vol0 --force'), {
-    command: 'detach', name: 'vol0', force: true, json: false,
+    command: 'detach',
+    name: 'vol0',
+    force: true,
+    json: false,
   });
   t.deepEqual(parse('forget vol0'), {command: 'forget', name: 'vol0', force: false});
   t.deepEqual(parse('doctor'), {command: 'doctor', json: false});
@@ -69,12 +104,12 @@ const WRONG: Record<string, RegExp> = {
   'attach a b --store /s --transport ublk': /one of auto, fuse$/,
   'attach a b --store /s --hydrate lots': /one of off, background, full$/,
   'attach a b --shop /s': /^unknown option '--shop'.*--help/,
-  'attach': /^missing required argument 'source'/,
+  attach: /^missing required argument 'source'/,
   'hydrate vol0': /^missing required argument 'mode'/,
   'hydrate vol0 lots': /one of off, background, full$/,
   'wait vol0 --in-sync': /^cannot wait until vol0 is in sync: write-through is off/,
   'detach a b': /^too many arguments for 'detach'/,
-  'atach': /^unknown command 'atach'.*attach/,
+  atach: /^unknown command 'atach'.*attach/,
 };
 for (const [line, message] of Object.entries(WRONG)) {
   test(`regrow ${line}: refused in a sentence, exit code 2`, (t) => {

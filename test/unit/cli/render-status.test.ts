@@ -1,7 +1,13 @@
 /** What a person reads of a status. */
 import test from 'ava';
 import {
-  drawPicture, hydrationText, percentLocal, progressText, renderStatus, sourceText, statusLine,
+  drawPicture,
+  hydrationText,
+  percentLocal,
+  progressText,
+  renderStatus,
+  sourceText,
+  statusLine,
 } from '../../../src/cli/render-status.js';
 import type {VolumeStatus} from '../../../src/control/status.js';
 
@@ -10,32 +16,75 @@ const NOW = 1_000_000_000;
 
 function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
   return {
-    name: 'vol0', state: 'attached', device: '/dev/loop3', mountpoint: '/run/regrow/vol0', pid: 7,
-    version: '0.1.0', startedAt: NOW - 65_000, uptimeMs: 65_000,
+    name: 'vol0',
+    state: 'attached',
+    device: '/dev/loop3',
+    mountpoint: '/run/regrow/vol0',
+    pid: 7,
+    version: '0.1.0',
+    startedAt: NOW - 65_000,
+    uptimeMs: 65_000,
     store: {path: '/dev/sdb', identity: 'disk x'},
     source: {
-      name: 'nbd://backup/vol0', state: 'connected', since: NOW - 1000, waiters: 0, attempts: 0,
+      name: 'nbd://backup/vol0',
+      state: 'connected',
+      since: NOW - 1000,
+      waiters: 0,
+      attempts: 0,
     },
     options: {
-      transport: 'auto', blockSize: 65_536, sectorSize: 512, readOnly: false, writeThrough: 'off',
-      hydrate: 'background', rate: null, onSourceLoss: 'wait', ioTimeoutMs: 60_000, mount: null,
+      transport: 'auto',
+      blockSize: 65_536,
+      sectorSize: 512,
+      readOnly: false,
+      writeThrough: 'off',
+      hydrate: 'background',
+      rate: null,
+      onSourceLoss: 'wait',
+      ioTimeoutMs: 60_000,
+      mount: null,
     },
-    witnesses: 8, errors: [], memory: {resident: 1, heapUsed: 1, external: 1},
-    size: 2 ** 30, blockSize: 65_536, mode: 'read-write', modeReason: undefined,
+    witnesses: 8,
+    errors: [],
+    memory: {resident: 1, heapUsed: 1, external: 1},
+    size: 2 ** 30,
+    blockSize: 65_536,
+    mode: 'read-write',
+    modeReason: undefined,
     blocks: {absent: 8192, partial: 0, copied: 8000, overwritten: 150, zeroed: 42},
-    isHydrated: false, picture: [0, 0.2, 0.5, 0.9, 1],
+    isHydrated: false,
+    picture: [0, 0.2, 0.5, 0.9, 1],
     counters: {
-      reads: 10, writes: 20, zeroings: 0, flushes: 3, readBytes: 1024, writtenBytes: 2048,
-      fetchedForRequests: 1, fetchedAhead: 2, fetchedInBackground: 1021, installedBlocks: 0,
-      droppedBlocks: 0, zeroBlocks: 0, commits: 0, checkpoints: 0, intentMarks: 0, storeErrors: 0,
+      reads: 10,
+      writes: 20,
+      zeroings: 0,
+      flushes: 3,
+      readBytes: 1024,
+      writtenBytes: 2048,
+      fetchedForRequests: 1,
+      fetchedAhead: 2,
+      fetchedInBackground: 1021,
+      installedBlocks: 0,
+      droppedBlocks: 0,
+      zeroBlocks: 0,
+      commits: 0,
+      checkpoints: 0,
+      intentMarks: 0,
+      storeErrors: 0,
       sourceErrors: 0,
     },
     hydration: {
-      mode: 'background', rateLimit: 50 * 2 ** 20, state: 'running',
+      mode: 'background',
+      rateLimit: 50 * 2 ** 20,
+      state: 'running',
       remainingDataBytes: 300 * 2 ** 20,
-      totalDataBytes: 600 * 2 ** 20, rate: 48 * 2 ** 20, etaMs: 6250, badRanges: [],
+      totalDataBytes: 600 * 2 ** 20,
+      rate: 48 * 2 ** 20,
+      etaMs: 6250,
+      badRanges: [],
     },
-    lastCommitAt: NOW, waitingForMasks: 0,
+    lastCommitAt: NOW,
+    waitingForMasks: 0,
     ...changes,
   };
 }
@@ -44,7 +93,10 @@ test('the picture goes from nothing to all in five shades', (t) => {
   t.deepEqual(drawPicture([0, 0.01, 0.5, 0.99, 1], true), ['·░▒▓█']);
   t.deepEqual(drawPicture([0, 0.01, 0.5, 0.99, 1], false), ['.-+%#']);
   const rows = drawPicture(Array(256).fill(1) as number[], true);
-  t.deepEqual(rows.map((row) => row.length), [64, 64, 64, 64]);
+  t.deepEqual(
+    rows.map((row) => row.length),
+    [64, 64, 64, 64],
+  );
 });
 
 test('100 % is said only when nothing is missing', (t) => {
@@ -64,7 +116,11 @@ test('hydration tells mode, pace, what is left and when it ends', (t) => {
 
 test('a source that is away says since when, who waits and why', (t) => {
   const source = {
-    name: 'nbd://b/v', state: 'waiting' as const, since: NOW - 12_000, waiters: 3, attempts: 4,
+    name: 'nbd://b/v',
+    state: 'waiting' as const,
+    since: NOW - 12_000,
+    waiters: 3,
+    attempts: 4,
     lastError: 'connection refused',
   };
   t.is(

@@ -1,17 +1,33 @@
 /** Which options may change on an attached and on a resumed volume. */
 import test from 'ava';
 import {
-  changedOptions, DEFAULT_OPTIONS, OPTION_TABLE, type OptionName, optionTableMarkdown, type Values,
+  changedOptions,
+  DEFAULT_OPTIONS,
+  OPTION_TABLE,
+  type OptionName,
+  optionTableMarkdown,
+  type Values,
 } from '../../../src/control/attach-options.js';
 
 const CURRENT: Values = {
-  ...DEFAULT_OPTIONS, blockSize: 65_536, source: 'nbd://backup/vol0', store: '/dev/sdb',
+  ...DEFAULT_OPTIONS,
+  blockSize: 65_536,
+  source: 'nbd://backup/vol0',
+  store: '/dev/sdb',
 };
 const OTHER: Record<OptionName, string | number | boolean> = {
-  source: 'nbd://other/vol0', store: '/dev/sdc', transport: 'fuse', blockSize: 4096,
+  source: 'nbd://other/vol0',
+  store: '/dev/sdc',
+  transport: 'fuse',
+  blockSize: 4096,
   sectorSize: 4096,
-  readOnly: true, writeThrough: 'sync', hydrate: 'full', rate: 1_048_576, onSourceLoss: 'error',
-  ioTimeoutMs: 5000, mount: '/srv',
+  readOnly: true,
+  writeThrough: 'sync',
+  hydrate: 'full',
+  rate: 1_048_576,
+  onSourceLoss: 'error',
+  ioTimeoutMs: 5000,
+  mount: '/srv',
 };
 
 for (const when of ['running', 'resumed'] as const) {

@@ -9,7 +9,11 @@ test('hydrate takes a mode and perhaps a rate', (t) => {
   t.deepEqual(hydrateParams({mode: 'off', rate: null}), {mode: 'off', rate: null});
   t.deepEqual(hydrateParams({mode: 'background', rate: 1000}), {mode: 'background', rate: 1000});
   for (const params of [
-    undefined, {}, {mode: 'lots'}, {mode: 'full', rate: 0}, {mode: 'full', rate: '1'},
+    undefined,
+    {},
+    {mode: 'lots'},
+    {mode: 'full', rate: 0},
+    {mode: 'full', rate: '1'},
   ]) {
     t.throws(() => hydrateParams(params), {instanceOf: UserError});
   }
@@ -18,7 +22,11 @@ test('hydrate takes a mode and perhaps a rate', (t) => {
 test('attach takes known options with plain values', (t) => {
   t.deepEqual(attachParams({given: {rate: null}, source: null}), {given: {rate: null}});
   for (const params of [
-    {}, {given: {colour: 1}}, {given: {rate: -1}}, {given: {mount: {}}}, {given: {}, source: 1},
+    {},
+    {given: {colour: 1}},
+    {given: {rate: -1}},
+    {given: {mount: {}}},
+    {given: {}, source: 1},
   ]) {
     t.throws(() => attachParams(params), {instanceOf: UserError});
   }

@@ -2,7 +2,11 @@
 import test from 'ava';
 import fc from 'fast-check';
 import {
-  encodeLine, LineDecoder, parseAnswer, parseRequest, ProtocolError,
+  encodeLine,
+  LineDecoder,
+  parseAnswer,
+  parseRequest,
+  ProtocolError,
 } from '../../../src/control/protocol.js';
 
 function decodeAll(decoder: LineDecoder, chunks: Buffer[]): string[] {
@@ -69,8 +73,14 @@ test('any text is either a request or a ProtocolError', (t) => {
 
 test('requests without an id or with an unknown method are refused', (t) => {
   for (const line of [
-    '{}', '[]', 'null', '{"id":-1,"method":"ping"}', '{"id":1.5,"method":"ping"}',
-    '{"id":1,"method":"constructor"}', '{"id":1,"method":["ping"]}', '{"method":"ping"}',
+    '{}',
+    '[]',
+    'null',
+    '{"id":-1,"method":"ping"}',
+    '{"id":1.5,"method":"ping"}',
+    '{"id":1,"method":"constructor"}',
+    '{"id":1,"method":["ping"]}',
+    '{"method":"ping"}',
   ]) {
     t.throws(() => parseRequest(line), {instanceOf: ProtocolError}, line);
   }

@@ -5,10 +5,17 @@ import {DEFAULT_OPTIONS} from '../../../src/control/attach-options.js';
 import {recordProblem} from '../../../src/control/volume-record.js';
 
 const GOOD = {
-  version: 1, name: 'vol0', createdAt: 1, source: '/img', sourceName: '/img', sourceSize: 1000,
+  version: 1,
+  name: 'vol0',
+  createdAt: 1,
+  source: '/img',
+  sourceName: '/img',
+  sourceSize: 1000,
   size: 1024,
-  store: {path: '/store', identity: {kind: 'file'}}, options: {...DEFAULT_OPTIONS, blockSize: 4096},
-  witnesses: [{offset: 0, length: 4096, sha256: 'a'.repeat(64)}], detached: null,
+  store: {path: '/store', identity: {kind: 'file'}},
+  options: {...DEFAULT_OPTIONS, blockSize: 4096},
+  witnesses: [{offset: 0, length: 4096, sha256: 'a'.repeat(64)}],
+  detached: null,
 };
 
 test('what was written is fine', (t) => {

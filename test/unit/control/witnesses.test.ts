@@ -48,7 +48,10 @@ const pick = (source: Source, blockSize = 65_536, seed = 1) =>
   pickWitnesses({source, blockSize, random: sequence(seed), signal: new AbortController().signal});
 
 test('eight witnesses, inside one block each, all of data', async (t) => {
-  const source = patternSource(16 * MiB, [[MiB, 2 * MiB], [5 * MiB, 6 * MiB]]);
+  const source = patternSource(16 * MiB, [
+    [MiB, 2 * MiB],
+    [5 * MiB, 6 * MiB],
+  ]);
   const witnesses = await pick(source);
   t.is(witnesses.length, 8);
   for (const {offset, length} of witnesses) {
@@ -66,7 +69,10 @@ test('small blocks have small witnesses', async (t) => {
 test('a source of zeroes has no witness, a short one has one', async (t) => {
   t.deepEqual(await pick(patternSource(MiB, [])), []);
   const short = await pick(patternSource(1000, [[0, 1000]]));
-  t.deepEqual(short.map(({offset, length}) => [offset, length]), [[0, 1000]]);
+  t.deepEqual(
+    short.map(({offset, length}) => [offset, length]),
+    [[0, 1000]],
+  );
 });
 
 test('a huge source that is nearly empty is recognised by its beginning', async (t) => {

@@ -4,8 +4,15 @@ import {UserError} from '../../../src/base/errors.js';
 import {isNbdUri, parseNbdUri} from '../../../src/source/nbd-uri.js';
 
 const NOTHING = {
-  host: '', port: '', unixPath: '', exportName: '', tls: false, certificates: '', pskFile: '',
-  username: '', verifyPeer: true,
+  host: '',
+  port: '',
+  unixPath: '',
+  exportName: '',
+  tls: false,
+  certificates: '',
+  pskFile: '',
+  username: '',
+  verifyPeer: true,
 };
 
 test('every form of a URI says where, what and how', (t) => {
@@ -18,14 +25,33 @@ test('every form of a URI says where, what and how', (t) => {
     'nbd://[fe80::1]:10810/x': {host: 'fe80::1', port: '10810', exportName: 'x'},
     'nbd+unix:///disk?socket=/run/nbd.sock': {unixPath: '/run/nbd.sock', exportName: 'disk'},
     'nbd+unix://?socket=/a%20b': {unixPath: '/a b'},
-    'nbds://server/d?tls-certificates=/etc/tls':
-      {host: 'server', port: '10809', exportName: 'd', tls: true, certificates: '/etc/tls'},
-    'nbds://alice@server/?tls-psk-file=/k':
-      {host: 'server', port: '10809', tls: true, username: 'alice', pskFile: '/k'},
-    'nbds+unix://alice@/d?socket=/s&tls-psk-file=/k':
-      {unixPath: '/s', exportName: 'd', tls: true, username: 'alice', pskFile: '/k'},
-    'nbds://server/?tls-verify-peer=false':
-      {host: 'server', port: '10809', tls: true, verifyPeer: false},
+    'nbds://server/d?tls-certificates=/etc/tls': {
+      host: 'server',
+      port: '10809',
+      exportName: 'd',
+      tls: true,
+      certificates: '/etc/tls',
+    },
+    'nbds://alice@server/?tls-psk-file=/k': {
+      host: 'server',
+      port: '10809',
+      tls: true,
+      username: 'alice',
+      pskFile: '/k',
+    },
+    'nbds+unix://alice@/d?socket=/s&tls-psk-file=/k': {
+      unixPath: '/s',
+      exportName: 'd',
+      tls: true,
+      username: 'alice',
+      pskFile: '/k',
+    },
+    'nbds://server/?tls-verify-peer=false': {
+      host: 'server',
+      port: '10809',
+      tls: true,
+      verifyPeer: false,
+    },
   };
   for (const [text, expected] of Object.entries(cases)) {
     t.deepEqual(parseNbdUri(text).target, {...NOTHING, ...expected}, text);
@@ -33,17 +59,19 @@ test('every form of a URI says where, what and how', (t) => {
 });
 
 test('the stored text means the same, whatever the names', (t) => {
-  fc.assert(fc.property(
-    fc.string({unit: 'grapheme', maxLength: 40}).filter((name) => !name.includes('\0')),
-    fc.string({minLength: 1, maxLength: 20}).filter((name) => !name.includes('\0')),
-    (name, folder) => {
-      const socket = encodeURIComponent(`/run/${folder}`);
-      const first = parseNbdUri(`nbds+unix:///${encodeURIComponent(name)}?socket=${socket}`);
-      const second = parseNbdUri(first.text);
-      t.deepEqual(second, first);
-      t.is(first.target.exportName, name);
-    },
-  ));
+  fc.assert(
+    fc.property(
+      fc.string({unit: 'grapheme', maxLength: 40}).filter((name) => !name.includes('\0')),
+      fc.string({minLength: 1, maxLength: 20}).filter((name) => !name.includes('\0')),
+      (name, folder) => {
+        const socket = encodeURIComponent(`/run/${folder}`);
+        const first = parseNbdUri(`nbds+unix:///${encodeURIComponent(name)}?socket=${socket}`);
+        const second = parseNbdUri(first.text);
+        t.deepEqual(second, first);
+        t.is(first.target.exportName, name);
+      },
+    ),
+  );
 });
 
 test('names for people hold neither user nor files of keys', (t) => {
@@ -58,7 +86,11 @@ test('a relative path becomes absolute', (t) => {
 test('only the clear to another computer is exposed', (t) => {
   const exposed = ['nbd://server/', 'nbd://10.0.0.1/', 'nbd://[fe80::1]/'];
   const safe = [
-    'nbd://localhost/', 'nbd://127.0.0.1/', 'nbd://[::1]/', 'nbds://server/', 'nbd+unix:///?socket=/s',
+    'nbd://localhost/',
+    'nbd://127.0.0.1/',
+    'nbd://[::1]/',
+    'nbds://server/',
+    'nbd+unix:///?socket=/s',
   ];
   for (const text of exposed) t.true(parseNbdUri(text).isExposed, text);
   for (const text of safe) t.false(parseNbdUri(text).isExposed, text);
@@ -96,13 +128,16 @@ test('each bad URI is refused with its reason', (t) => {
 });
 
 test('any text is parsed or refused, never more', (t) => {
-  fc.assert(fc.property(fc.string(), (rest) => {
-    try {
-      parseNbdUri(`nbd${rest}`);
-    } catch (error) {
-      t.true(error instanceof UserError);
-    }
-  }), {numRuns: 500});
+  fc.assert(
+    fc.property(fc.string(), (rest) => {
+      try {
+        parseNbdUri(`nbd${rest}`);
+      } catch (error) {
+        t.true(error instanceof UserError);
+      }
+    }),
+    {numRuns: 500},
+  );
   t.true(isNbdUri('nbds+unix://'));
   t.false(isNbdUri('/dev/nbd0'));
 });

@@ -46,7 +46,11 @@ test('each text that cannot be a source is refused in one sentence that names it
     ['nbd://', /names no host/],
   ];
   for (const [text, message] of cases) {
-    const error = await t.throwsAsync(openSource(text, {environment}), {instanceOf: UserError, message}, text);
+    const error = await t.throwsAsync(
+      openSource(text, {environment}),
+      {instanceOf: UserError, message},
+      text,
+    );
     t.false(error.message.includes('\n'));
   }
 });
@@ -54,13 +58,16 @@ test('each text that cannot be a source is refused in one sentence that names it
 test('a qcow2 image is recognised', async (t) => {
   const path = join(await temporaryDirectory(t), 'disk.qcow2');
   await writeFile(path, Buffer.from([0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3, 0, 0]));
-  await t.throwsAsync(openSource(path, {environment}), {message: /qcow2 image, not a raw one; serve it/});
+  await t.throwsAsync(openSource(path, {environment}), {
+    message: /qcow2 image, not a raw one; serve it/,
+  });
 });
 
 test('a server that is not there is a sentence, and on resume something to wait for', async (t) => {
   const uri = `nbd://127.0.0.1:${await freePort()}/disk`;
   await t.throwsAsync(openSource(uri, {environment}), {
-    instanceOf: UserError, message: /connecting to nbd:\/\/127.0.0.1:\d+\/disk: nothing listens there/,
+    instanceOf: UserError,
+    message: /connecting to nbd:\/\/127.0.0.1:\d+\/disk: nothing listens there/,
   });
   const {source, health} = await openSource(uri, {environment, resumeSize: 5000});
   t.is(source.size, 5120);
@@ -73,7 +80,9 @@ test('a server that is not there is a sentence, and on resume something to wait 
 test('a file of another size is not resumed from', async (t) => {
   const path = join(await temporaryDirectory(t), 'image');
   await writeFile(path, Buffer.alloc(1000, 7));
-  await t.throwsAsync(openSource(path, {environment, resumeSize: 2000}), {message: /2000 bytes and is 1000/});
+  await t.throwsAsync(openSource(path, {environment, resumeSize: 2000}), {
+    message: /2000 bytes and is 1000/,
+  });
 });
 
 test('reading in the clear over the network is warned of, loopback is not', async (t) => {
@@ -91,12 +100,15 @@ test('reading in the clear over the network is warned of, loopback is not', asyn
 test('a file source is never written, and cannot be (I10)', async (t) => {
   const path = join(await temporaryDirectory(t), 'image');
   await writeFile(path, Buffer.alloc(100_000, 7));
-  const sum = async (): Promise<string> => createHash('sha256').update(await readFile(path)).digest('hex');
+  const sum = async (): Promise<string> =>
+    createHash('sha256')
+      .update(await readFile(path))
+      .digest('hex');
   const before = {sum: await sum(), changed: (await stat(path)).mtimeMs};
   const source = await FileSource.open(path);
   await source.read(0, Buffer.alloc(100_000));
   await source.extents(0, 100_000);
-  const flags = await readFile('/proc/self/fdinfo/' + await descriptorOf(path), 'utf8');
+  const flags = await readFile('/proc/self/fdinfo/' + (await descriptorOf(path)), 'utf8');
   t.regex(flags, /flags:\s+0?\d*0\n/, 'opened with O_RDONLY');
   await source.close();
   t.deepEqual({sum: await sum(), changed: (await stat(path)).mtimeMs}, before);
@@ -106,7 +118,7 @@ test('a file source is never written, and cannot be (I10)', async (t) => {
 async function descriptorOf(path: string): Promise<string> {
   const {readdir, readlink} = await import('node:fs/promises');
   for (const number of await readdir('/proc/self/fd')) {
-    if (await readlink(`/proc/self/fd/${number}`).catch(() => '') === path) return number;
+    if ((await readlink(`/proc/self/fd/${number}`).catch(() => '')) === path) return number;
   }
   throw new Error(`${path} is not open`);
 }

@@ -2,7 +2,9 @@ import {Buffer} from 'node:buffer';
 import test from 'ava';
 import {BlockError, type ErrnoCode} from '../../../src/base/errors.js';
 import {
-  ResilientSource, type LosableSource, type ResilientSourceOptions,
+  ResilientSource,
+  type LosableSource,
+  type ResilientSourceOptions,
 } from '../../../src/source/resilient-source.js';
 import type {Source} from '../../../src/source/source.js';
 import {virtualTime, type VirtualTime} from '../../support/virtual-time.js';
@@ -44,7 +46,9 @@ class FakeServer {
       if (failure !== undefined) throw gone(failure);
     };
     return {
-      name: 'fake', size: this.size, lost,
+      name: 'fake',
+      size: this.size,
+      lost,
       read: async (_offset, buffer) => {
         answer();
         buffer.fill(this.content);
@@ -128,7 +132,7 @@ test('attempts come less and less often, at most every ten seconds', async (t) =
   await source.close();
 });
 
-test('a source that comes back and dies before it answers does not reset the back-off', async (t) => {
+test('coming back and dying before an answer does not reset the back-off', async (t) => {
   const {time, server, source} = await fixture();
   for (let index = 0; index < 12; index++) {
     server.crash();
@@ -143,7 +147,7 @@ test('a source that comes back and dies before it answers does not reset the bac
   await source.close();
 });
 
-test('no request is answered before identity is proved, and none by another disk (I7)', async (t) => {
+test('nothing is answered before identity is proved, or by another disk (I7)', async (t) => {
   let isProved = false;
   const {time, server, source, read} = await fixture({
     verifyIdentity: async (candidate: Source) => {
@@ -196,7 +200,7 @@ test('with onLoss error each request waits ioTimeout, then fails with EIO', asyn
   await source.close();
 });
 
-test('an error while the connection lives is passed on once, and nothing is tried again', async (t) => {
+test('an error while the connection lives is passed on; nothing is tried again', async (t) => {
   const {server, source, read} = await fixture();
   server.failures = ['EIO'];
   await t.throwsAsync(read(), {code: 'EIO'});
@@ -236,11 +240,13 @@ test('close rejects what waits with ESHUTDOWN, and every request after it', asyn
   t.is(source.health().state, 'closed');
 });
 
-test('what a first open fails with is the caller\'s to report', async (t) => {
+test("what a first open fails with is the caller's to report", async (t) => {
   const server = new FakeServer();
   server.isUp = false;
   const {environment} = virtualTime();
-  await t.throwsAsync(ResilientSource.open({open: server.open, environment}), {code: 'ECONNREFUSED'});
+  await t.throwsAsync(ResilientSource.open({open: server.open, environment}), {
+    code: 'ECONNREFUSED',
+  });
   t.is(server.opens, 1);
 });
 

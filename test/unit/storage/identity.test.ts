@@ -4,7 +4,10 @@ import {join} from 'node:path';
 import test from 'ava';
 import {UserError} from '../../../src/base/errors.js';
 import {
-  compareIdentity, describeIdentity, identifyStore, type DeviceIdentity,
+  compareIdentity,
+  describeIdentity,
+  identifyStore,
+  type DeviceIdentity,
 } from '../../../src/storage/identity.js';
 import {temporaryDirectory} from '../../support/temporary.js';
 
@@ -39,7 +42,11 @@ test('what is not there, or no disk, is named', async (t) => {
 });
 
 test('disks are compared by what they say of themselves, whatever their names', (t) => {
-  const disk = (fields: Partial<DeviceIdentity>): DeviceIdentity => ({kind: 'device', size: 1000, ...fields});
+  const disk = (fields: Partial<DeviceIdentity>): DeviceIdentity => ({
+    kind: 'device',
+    size: 1000,
+    ...fields,
+  });
   const one = disk({wwid: 'naa.1', serial: 'A'});
   t.is(compareIdentity(one, disk({wwid: 'naa.1', serial: 'A'})), 'same');
   t.is(compareIdentity(one, disk({wwid: 'naa.2', serial: 'A'})), 'different');

@@ -11,12 +11,21 @@ import {temporaryDirectory} from '../../support/temporary.js';
 const SIZE = 8 * MiB;
 
 const NOTHING: StoreInspection = {
-  path: '/store', kind: 'absent', size: 0, allocated: 0, free: TiB, users: [], loopDevices: [],
-  isFree: true, content: undefined,
+  path: '/store',
+  kind: 'absent',
+  size: 0,
+  allocated: 0,
+  free: TiB,
+  users: [],
+  loopDevices: [],
+  isFree: true,
+  content: undefined,
 };
 
 /** A sparse file, and a loop device over it, or undefined where this machine gives none. */
-async function loopDevice(t: ExecutionContext): Promise<{path: string; device: string} | undefined> {
+async function loopDevice(
+  t: ExecutionContext,
+): Promise<{path: string; device: string} | undefined> {
   if (spawnSync('losetup', ['--find']).status !== 0) return undefined;
   const path = join(await temporaryDirectory(t), 'backing');
   await writeFile(path, '');
@@ -54,7 +63,10 @@ testRequiring(['mkfs.ext4', 'blkid'], 'a file system is named', async (t) => {
   execFileSync('mkfs.ext4', ['-q', '-L', 'photos', path, '8M']);
   const store = await inspectStore(path);
   t.is(store.content, 'ext4, label photos');
-  t.regex(storeRefusal(store, {size: SIZE, overwrite: false})?.message ?? '', /holds data \(ext4, label photos\)/);
+  t.regex(
+    storeRefusal(store, {size: SIZE, overwrite: false})?.message ?? '',
+    /holds data \(ext4, label photos\)/,
+  );
 });
 
 test('a file that a loop device uses is refused, even if it may be lost', async (t) => {
@@ -78,7 +90,10 @@ test('a block device is free, or used exclusively, or too small', async (t) => {
   const store = await inspectStore(loop.device);
   t.like(store, {kind: 'device', size: SIZE, isFree: true, users: [], content: undefined});
   t.is(storeRefusal(store, {size: SIZE, overwrite: false}), undefined);
-  t.regex(storeRefusal(store, {size: SIZE + 1, overwrite: true})?.message ?? '', /take a larger one/);
+  t.regex(
+    storeRefusal(store, {size: SIZE + 1, overwrite: true})?.message ?? '',
+    /take a larger one/,
+  );
   const owner = await FileStorage.open(loop.device);
   const used = await inspectStore(loop.device);
   t.false(used.isFree);
@@ -103,8 +118,16 @@ testRequiring(['mkfs.ext4', 'mount'], 'a mounted device is refused and says wher
 
 test('what is no store at all, or cannot be looked into, is refused', async (t) => {
   const demands = {size: SIZE, overwrite: false};
-  t.regex(storeRefusal(await inspectStore('/dev/null'), demands)?.message ?? '', /neither a regular file/);
-  const blind = {...NOTHING, kind: 'device' as const, size: SIZE, contentProblem: 'blkid: not found'};
+  t.regex(
+    storeRefusal(await inspectStore('/dev/null'), demands)?.message ?? '',
+    /neither a regular file/,
+  );
+  const blind = {
+    ...NOTHING,
+    kind: 'device' as const,
+    size: SIZE,
+    contentProblem: 'blkid: not found',
+  };
   t.regex(storeRefusal(blind, demands)?.message ?? '', /nobody can tell.*blkid: not found/);
   t.is(storeRefusal(blind, {...demands, overwrite: true}), undefined);
   await t.throwsAsync(inspectStore('/none/store'), {code: 'ENOENT', message: /\/none/});

@@ -60,7 +60,10 @@ test('what a crash left half done is removed at open', async (t) => {
 
 test('without create a missing directory is an error that names it', async (t) => {
   const path = join(await temporaryDirectory(t), 'none');
-  await t.throwsAsync(StateDirectory.open(path, {create: false}), {code: 'ENOENT', message: /none/});
+  await t.throwsAsync(StateDirectory.open(path, {create: false}), {
+    code: 'ENOENT',
+    message: /none/,
+  });
   await mkdir(path);
   const state = await StateDirectory.open(path, {create: false});
   t.throws(() => state.pathOf('../a'));
