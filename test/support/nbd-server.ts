@@ -99,8 +99,17 @@ export async function startNbdServer(
     },
   );
   await ready(child, {socket: '', port, useTcp: true}, {isForking: true});
-  t.teardown(async () => process.kill(Number(await readFile(pidFile, 'utf8')), 'SIGKILL'));
+  // Its whole process group: it forks one process a client, and those do not always end with it.
+  t.teardown(async () =>
+    process.kill(-(await groupOf(await readFile(pidFile, 'utf8'))), 'SIGKILL'),
+  );
   return {uri: `nbd://127.0.0.1:${port}`};
+}
+
+async function groupOf(pid: string): Promise<number> {
+  const status = await readFile(`/proc/${pid.trim()}/stat`, 'utf8');
+  // pid (name) state parent group …
+  return Number(status.slice(status.lastIndexOf(')')).split(' ')[3]);
 }
 
 async function start(
