@@ -212,6 +212,8 @@ void NbdConnection::issue(Pending& pending) {
   nbd_completion_callback done{
       [](void* user_data, int* error) {
         auto* self = static_cast<Pending*>(user_data);
+        // Newer versions of libnbd complete what is left when they close, with an error of their own.
+        if (self->connection->is_closing_) return 1;
         self->is_done = true;
         self->error = *error;
         self->connection->has_done_ = true;
@@ -328,9 +330,10 @@ void NbdConnection::say_goodbye() {
 
 // Closes first, so that libnbd touches no buffer any more, then completes what is left.
 void NbdConnection::finish() {
+  deliver_done();
+  is_closing_ = true;
   nbd_close(handle_);
   handle_ = nullptr;
-  deliver_done();
   std::vector<NbdCommand> unsent;
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -151,6 +151,7 @@ class NbdConnection {
   nbd_handle* handle_ = nullptr;
   std::list<Pending> pending_;     // oldest first; addresses are stable
   bool has_done_ = false;          // some of pending_ is done
+  bool is_closing_ = false;  // connection thread only
   Clock::time_point heard_;        // last sign of life, or of the first command after a pause
   NbdEnd end_;
 };
