@@ -25,6 +25,8 @@ constexpr size_t kMaxExtents = 64 * 1024;
 constexpr int kStuckFactor = 4;
 // A server that does not hang up after our goodbye in this time is left without.
 constexpr milliseconds kGoodbye{100};
+// For answers still on their way at the end.
+constexpr milliseconds kLastAnswers{500};
 
 uint64_t at_least_zero(int64_t value) { return value > 0 ? static_cast<uint64_t>(value) : 0; }
 
@@ -212,7 +214,7 @@ void NbdConnection::issue(Pending& pending) {
   nbd_completion_callback done{
       [](void* user_data, int* error) {
         auto* self = static_cast<Pending*>(user_data);
-        // Newer versions of libnbd complete what is left when they close, with an error of their own.
+        // Newer versions of libnbd complete what is left when they close, with their own error.
         if (self->connection->is_closing_) return 1;
         self->is_done = true;
         self->error = *error;
@@ -317,8 +319,22 @@ bool NbdConnection::check_silence() {
   return fail(ETIMEDOUT, "the server leaves a request unanswered");
 }
 
+// Takes the answers that are on their way: nbdkit 1.32 aborts now and then when a client leaves
+// while several of its answers are being sent. False if the connection went meanwhile.
+bool NbdConnection::take_last_answers() {
+  const auto deadline = Clock::now() + kLastAnswers;
+  while (!pending_.empty()) {
+    if (nbd_aio_is_dead(handle_) == 1 || nbd_aio_is_closed(handle_) == 1) return false;
+    const auto left = duration_cast<milliseconds>(deadline - Clock::now());
+    if (left.count() <= 0 || !wait(left)) return false;
+    deliver_done();
+  }
+  return true;
+}
+
 // Tells the server that the end is meant, if nothing is owed on either side.
 void NbdConnection::say_goodbye() {
+  if (stopping_) take_last_answers();
   if (!pending_.empty() || nbd_aio_is_ready(handle_) != 1) return;
   if (nbd_aio_disconnect(handle_, 0) != 0) return;
   const auto deadline = Clock::now() + kGoodbye;

@@ -121,6 +121,7 @@ class NbdConnection {
   bool can_verify();
   bool connect();
   void serve();
+  bool take_last_answers();
   void say_goodbye();
   void finish();
   NbdFacts facts();
