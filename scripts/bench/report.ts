@@ -149,7 +149,7 @@ export function renderReport(results: Results, plan: Plan): string {
           '',
           '## What failed in this run',
           '',
-          ...results.failures.map((line) => `- ${line.replaceAll('\n', ' ')}`),
+          ...results.failures.map((line) => `- ${withoutPaths(line)}`),
         ]),
     '',
   ].join('\n');
@@ -230,4 +230,9 @@ function renderGoals(results: Results): string[] {
     '|---|---|---|---|',
     ...lines,
   ];
+}
+
+/** A failure in one line that says nothing of the machine's folders: the last part of each path. */
+function withoutPaths(failure: string): string {
+  return failure.replaceAll('\n', ' ').replace(/(?:\/[\w.-]+)+\/([\w.-]+)/g, '$1');
 }
