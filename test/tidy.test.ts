@@ -20,7 +20,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   base: ['base'],
   native: ['base', 'native'],
   storage: ['base', 'native', 'storage'],
-  map: ['base', 'storage', 'map'],
+  map: ['base', 'native/checksum.js', 'storage', 'map'],
   source: ['base', 'native', 'storage', 'source'],
   volume: ['base', 'storage', 'map', 'source', 'volume', 'device/block-device.js'],
   device: ['base', 'native', 'device'],

@@ -26,7 +26,7 @@ export interface Contestant {
   start(lab: Lab, source: Export): Promise<Running>;
 }
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../bundle/bin/regrow.js', import.meta.url));
 
 export function regrow(lab: Lab, ...args: string[]): Promise<string> {
   return lab.run(process.execPath, MAIN, ...args);

@@ -6,9 +6,10 @@
  * after it.
  *
  *   append      one record behind the last, then sync. That is a commit, or an intent mark.
- *   checkpoint  changed pages into their unused slots, side area and directory into their unused
- *               copies, sync; then the unused superblock with the next generation, sync. The log
- *               is empty from then on: its records belong to an older generation.
+ *   checkpoint  changed pages into their unused slots, side area and directory (where a page
+ *               changed) into their unused copies, sync; then the unused superblock with the next
+ *               generation, sync. The log is empty from then on: its records belong to an older
+ *               generation.
  *
  * Nothing a valid superblock points to is ever overwritten, so a crash leaves the checkpoint before
  * or the one after, whole. Both superblocks are always valid (a sector is written whole or not at
@@ -20,14 +21,14 @@
  * decisions.
  */
 import {assert} from '../base/assert.js';
-import {crc32c} from '../base/crc32c.js';
 import {BlockError} from '../base/errors.js';
 import {Mutex} from '../base/mutex.js';
 import {alignUp} from '../base/units.js';
+import {crc32c} from '../native/checksum.js';
 import type {Storage} from '../storage/storage.js';
-import {ABSENT} from './block-state.js';
 import {Geometry, type GeometryInput, geometryProblem, PAGE_BYTES} from './geometry.js';
 import {
+  absentDirectory,
   type Copy,
   decodeDirectoryEntry,
   decodeSide,
@@ -38,7 +39,6 @@ import {
   encodeDirectoryEntry,
   encodeSide,
   encodeSuperblock,
-  isWhollyAbsent,
   KIND_SLOT_0,
   KIND_SLOT_1,
   MapLayout,
@@ -129,8 +129,7 @@ export class MapFile {
     const limits = defaultLimits(geometry, wanted);
     const layout = new MapLayout(geometry, limits);
     assert(storage.size >= layout.totalBytes, 'the map file has room for the map');
-    const directory = new Uint8Array(layout.directoryBytes);
-    fillAbsent(directory, geometry);
+    const directory = absentDirectory(geometry, layout.directoryBytes);
     const side = encodeSide(geometry, {intents: [], masks: []});
     await storage.zero(layout.logOffset, limits.logBytes);
     await storage.write(layout.directoryOffset(0), directory);
@@ -197,9 +196,21 @@ export class MapFile {
 
   /** Tells the map in core what each page is; mixed pages are loaded later, as needed. */
   fillDirectory(map: OverwriteMap): void {
-    for (let page = 0; page < this.geometry.pageCount; page++) {
-      // Most pages of a large volume are all absent, which is what the map in core begins with.
-      if (isWhollyAbsent(this.#directory, page, this.geometry)) continue;
+    // Most pages of a large volume are all absent, which is what the map in core begins with:
+    // whole pieces of them are passed over by one comparison.
+    const absent = absentDirectory(this.geometry, this.#layout.directoryBytes);
+    const {pageCount} = this.geometry;
+    for (let start = 0; start < absent.length; start += DIRECTORY_PIECE_BYTES) {
+      const end = Math.min(start + DIRECTORY_PIECE_BYTES, absent.length);
+      const bytes = this.#directory.subarray(start, end);
+      if (Buffer.compare(bytes, absent.subarray(start, end)) === 0) continue;
+      const endPage = Math.min(end / DIRECTORY_ENTRY_BYTES, pageCount);
+      this.#fillPages(map, start / DIRECTORY_ENTRY_BYTES, endPage);
+    }
+  }
+
+  #fillPages(map: OverwriteMap, first: number, end: number): void {
+    for (let page = first; page < end; page++) {
       const {kind, counts} = decodeDirectoryEntry(this.#directory, page);
       const sum = counts.reduce((total, count) => total + count, 0);
       const isKnown = kind < counts.length || kind === KIND_SLOT_0 || kind === KIND_SLOT_1;
@@ -263,7 +274,6 @@ export class MapFile {
         ...this.#superblock,
         generation: this.#superblock.generation + 1,
         sequence: this.#sequence,
-        directory: other(this.#superblock.directory),
         side: other(this.#superblock.side),
         isClean,
         sideCrc: crc32c(side),
@@ -273,8 +283,11 @@ export class MapFile {
         ...this.#writePages(pages),
         this.#storage.write(this.#layout.sideOffset(next.side), side),
       ]);
-      await this.#writeDirectory(next.directory);
-      next.directoryCrc = crc32c(this.#directory);
+      if (pages.length > 0) {
+        next.directory = other(this.#superblock.directory);
+        await this.#writeDirectory(next.directory);
+        next.directoryCrc = crc32c(this.#directory);
+      }
       await this.#storage.sync();
       const copy = other(this.#superblockCopy);
       await this.#storage.write(this.#layout.superblockOffset(copy), encodeSuperblock(next));
@@ -327,22 +340,6 @@ export class MapFile {
     this.#stalePieces[copy].clear();
     await Promise.all(writes);
   }
-}
-
-/**
- * The directory of a volume whose blocks are all absent, written by doubling: it may have 2 MiB.
- */
-function fillAbsent(directory: Uint8Array, geometry: Geometry): void {
-  const put = (page: number): void => {
-    const counts = [geometry.blocksIn(page), 0, 0, 0, 0];
-    encodeDirectoryEntry(directory, page, {kind: ABSENT, counts, crc: 0});
-  };
-  const end = geometry.pageCount * DIRECTORY_ENTRY_BYTES;
-  put(0);
-  for (let done = DIRECTORY_ENTRY_BYTES; done < end; done *= 2) {
-    directory.copyWithin(done, 0, Math.min(done, end - done));
-  }
-  put(geometry.pageCount - 1);
 }
 
 interface Opened {

@@ -11,8 +11,9 @@
  *
  * Of each pair the superblock says which one counts; a checkpoint writes the other.
  */
-import {crc32c} from '../base/crc32c.js';
 import {alignUp, SECTOR} from '../base/units.js';
+import {repeatFirst} from '../base/repeat.js';
+import {crc32c} from '../native/checksum.js';
 import {ABSENT, STATE_COUNT} from './block-state.js';
 import {Geometry, type GeometryInput, PAGE_BYTES} from './geometry.js';
 import {maskBytes, maskCountMax, type MaskImage} from './mask-table.js';
@@ -191,17 +192,17 @@ export function decodeDirectoryEntry(directory: Uint8Array, page: number): Direc
   return {kind: view.getUint8(0), counts, crc: view.getUint32(12, true)};
 }
 
-/**
- * Whether a directory entry says that all blocks of its page are absent; quicker than decoding it.
- */
-export function isWhollyAbsent(directory: Uint8Array, page: number, geometry: Geometry): boolean {
-  const at = page * DIRECTORY_ENTRY_BYTES;
-  const count = (directory[at + 2] ?? 0) + (directory[at + 3] ?? 0) * 256;
-  if (directory[at] !== ABSENT || count !== geometry.blocksIn(page)) return false;
-  for (let index = at + 4; index < at + DIRECTORY_ENTRY_BYTES; index++) {
-    if (directory[index] !== 0) return false;
-  }
-  return true;
+/** The directory of a volume whose blocks are all absent, in `length` bytes. */
+export function absentDirectory(geometry: Geometry, length: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  const put = (page: number): void => {
+    const counts = [geometry.blocksIn(page), 0, 0, 0, 0];
+    encodeDirectoryEntry(bytes, page, {kind: ABSENT, counts, crc: 0});
+  };
+  put(0);
+  repeatFirst(bytes.subarray(0, geometry.pageCount * DIRECTORY_ENTRY_BYTES), DIRECTORY_ENTRY_BYTES);
+  put(geometry.pageCount - 1);
+  return bytes;
 }
 
 /** What lies in a side area. */

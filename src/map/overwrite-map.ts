@@ -28,6 +28,7 @@ import {
   nextMarked,
   valueAt,
 } from '../base/nibbles.js';
+import {repeatFirst} from '../base/repeat.js';
 import {
   ABSENT,
   isTransition,
@@ -79,9 +80,9 @@ export class OverwriteMap {
     const counts = environment.allocate('map.counts', pages * STATE_COUNT * 2).bytes;
     this.#pageCounts = new Uint16Array(counts.buffer, counts.byteOffset, pages * STATE_COUNT);
     this.#entries = environment.allocate('map.entries', pages * PAGE_BYTES);
-    for (let page = 0; page < pages; page++) {
-      this.#pageCounts[page * STATE_COUNT + ABSENT] = geometry.blocksIn(page);
-    }
+    this.#pageCounts[ABSENT] = geometry.blocksIn(0);
+    repeatFirst(this.#pageCounts, STATE_COUNT);
+    this.#pageCounts[(pages - 1) * STATE_COUNT + ABSENT] = geometry.blocksIn(pages - 1);
     this.#counts[ABSENT] = geometry.blockCount;
   }
 

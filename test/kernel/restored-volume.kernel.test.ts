@@ -200,7 +200,7 @@ attachTest(
     // ours.
     const root = lab.path('root');
     mkdirSync(root);
-    const regrow = `"${process.execPath}" /regrow/dist/src/cli/main.js`;
+    const regrow = `"${process.execPath}" /regrow/dist/bundle/bin/regrow.js`;
     const script = [
       `set -e; mount -t tmpfs none ${root}; cd ${root}`,
       'mkdir -p proc sys dev tmp var run root etc usr regrow lab old',

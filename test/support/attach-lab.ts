@@ -22,7 +22,7 @@ import {fileURLToPath} from 'node:url';
 import type {ExecutionContext} from 'ava';
 import type {VolumeStatus} from '../../src/control/status.js';
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../bundle/bin/regrow.js', import.meta.url));
 
 /**
  * In the foreground, read-only, one thread a connection: with more, nbdkit 1.32 aborts (an
