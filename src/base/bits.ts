@@ -6,10 +6,46 @@ export function isBitSet(bytes: Uint8Array, index: number): boolean {
 
 /** Sets bits [start, end). */
 export function setBits(bytes: Uint8Array, start: number, end: number): void {
-  for (let index = start; index < end; index++) {
+  let index = start;
+  const wholeEnd = end - (end & 7);
+  for (; index < end && (index & 7 || index >= wholeEnd); index++) {
     const at = index >>> 3;
     bytes[at] = (bytes[at] as number) | (1 << (index & 7));
   }
+  if (index >= wholeEnd) return;
+  bytes.fill(0xff, index >>> 3, wholeEnd >>> 3);
+  setBits(bytes, wholeEnd, end);
+}
+
+/** Takes bits [start, end) away. */
+export function clearBits(bytes: Uint8Array, start: number, end: number): void {
+  let index = start;
+  const wholeEnd = end - (end & 7);
+  for (; index < end && (index & 7 || index >= wholeEnd); index++) {
+    const at = index >>> 3;
+    bytes[at] = (bytes[at] as number) & ~(1 << (index & 7));
+  }
+  if (index >= wholeEnd) return;
+  bytes.fill(0, index >>> 3, wholeEnd >>> 3);
+  clearBits(bytes, wholeEnd, end);
+}
+
+/** How many of bits [0, count) are set. */
+export function countBits(bytes: Uint8Array, count: number): number {
+  let found = 0;
+  for (let index = 0; index < count; index++) if (isBitSet(bytes, index)) found++;
+  return found;
+}
+
+/** The first set bit in [start, end), or `end`; empty bytes are passed over whole. */
+export function nextSetBit(bytes: Uint8Array, start: number, end: number): number {
+  let index = start;
+  while (index < end) {
+    if ((index & 7) === 0 && bytes[index >>> 3] === 0) index += 8;
+    else if (isBitSet(bytes, index)) return index;
+    else index++;
+  }
+  return end;
 }
 
 /** The first index in [start, end) whose bit differs from that at `start`, or `end`. */
@@ -28,6 +64,10 @@ export function areAllSet(bytes: Uint8Array, count: number): boolean {
 /** Whether a small number has all bits of `flag`. */
 export function hasFlag(value: number, flag: number): boolean {
   return (value & flag) === flag;
+}
+
+export function withFlag(value: number, flag: number): number {
+  return value | flag;
 }
 
 export function withoutFlag(value: number, flag: number): number {

@@ -69,6 +69,11 @@ export function nextMarked(bytes: Uint8Array, start: number, end: number): numbe
   return index;
 }
 
+/** Puts a mark on entry `index`. */
+export function markAt(bytes: Uint8Array, index: number): void {
+  setAt(bytes, index, valueAt(bytes, index), true);
+}
+
 /** Takes the marks off entries [0, 2 × length) of `bytes`, whose length is a multiple of four. */
 export function clearMarks(bytes: Uint8Array): void {
   const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);

@@ -103,6 +103,11 @@ export class Geometry {
     return Math.min(PAGE_BLOCKS, this.blockCount - page * PAGE_BLOCKS);
   }
 
+  /** The end of the map page that holds a block. */
+  pageEnd(block: number): number {
+    return Math.min((this.pageOf(block) + 1) * PAGE_BLOCKS, this.blockCount);
+  }
+
   regionOf(offset: number): number {
     return divideDown(offset, REGION_BYTES);
   }

@@ -99,6 +99,14 @@ export class IntentLog {
     }
   }
 
+  /** One more use of a region that is in use already. Ended with {@link end}. */
+  retain(region: number): void {
+    const mark = this.#marks.get(region);
+    if (!mark) return;
+    mark.users++;
+    if (mark.state === 'clearing') mark.state = 'marked';
+  }
+
   end(first: number, last: number): void {
     for (let region = first; region <= last; region++) {
       const mark = this.#marks.get(region);

@@ -26,6 +26,8 @@ import {Mutex} from '../base/mutex.js';
 import {alignUp} from '../base/units.js';
 import {crc32c} from '../native/checksum.js';
 import type {Storage} from '../storage/storage.js';
+import {takeBehindMarks} from './behind-marks.js';
+import type {BlockSet} from './block-set.js';
 import {Geometry, type GeometryInput, geometryProblem, PAGE_BYTES} from './geometry.js';
 import {
   absentDirectory,
@@ -194,8 +196,12 @@ export class MapFile {
     return {file, recovery: {...tables, wasClean: superblock.isClean, records: scan.records}};
   }
 
-  /** Tells the map in core what each page is; mixed pages are loaded later, as needed. */
-  fillDirectory(map: OverwriteMap): void {
+  /**
+   * Tells the map in core what each page is; mixed pages are loaded later, as needed. Returns those
+   * of which the backup lacks something: they must be loaded before anything else happens.
+   */
+  fillDirectory(map: OverwriteMap): number[] {
+    const behind: number[] = [];
     // Most pages of a large volume are all absent, which is what the map in core begins with:
     // whole pieces of them are passed over by one comparison.
     const absent = absentDirectory(this.geometry, this.#layout.directoryBytes);
@@ -205,13 +211,15 @@ export class MapFile {
       const bytes = this.#directory.subarray(start, end);
       if (Buffer.compare(bytes, absent.subarray(start, end)) === 0) continue;
       const endPage = Math.min(end / DIRECTORY_ENTRY_BYTES, pageCount);
-      this.#fillPages(map, start / DIRECTORY_ENTRY_BYTES, endPage);
+      this.#fillPages(map, start / DIRECTORY_ENTRY_BYTES, endPage, behind);
     }
+    return behind;
   }
 
-  #fillPages(map: OverwriteMap, first: number, end: number): void {
+  #fillPages(map: OverwriteMap, first: number, end: number, behind: number[]): void {
     for (let page = first; page < end; page++) {
-      const {kind, counts} = decodeDirectoryEntry(this.#directory, page);
+      const {kind, hasBehind, counts} = decodeDirectoryEntry(this.#directory, page);
+      if (hasBehind) behind.push(page);
       const sum = counts.reduce((total, count) => total + count, 0);
       const isKnown = kind < counts.length || kind === KIND_SLOT_0 || kind === KIND_SLOT_1;
       if (!isKnown || sum !== this.geometry.blocksIn(page)) {
@@ -222,13 +230,15 @@ export class MapFile {
     }
   }
 
-  /** Reads a mixed page from its slot into the map. */
-  async loadPage(map: OverwriteMap, page: number): Promise<void> {
+  /** Reads a mixed page from its slot into the map, and what the backup lacks into `behind`. */
+  async loadPage(map: OverwriteMap, page: number, behind: BlockSet): Promise<void> {
     const {kind, crc} = decodeDirectoryEntry(this.#directory, page);
     const entries = new Uint8Array(PAGE_BYTES);
     await this.#storage.read(this.#layout.slotOffset(page, kind === KIND_SLOT_0 ? 0 : 1), entries);
     if (map.isPageLoaded(page)) return;
-    if (crc32c(entries) !== crc || !map.loadPage(page, entries)) {
+    const isSound = crc32c(entries) === crc;
+    if (isSound) takeBehindMarks(entries, page, behind, this.geometry);
+    if (!isSound || !map.loadPage(page, entries)) {
       throw new DamagedStateError(this.#storage.name, `page ${page} of it has a wrong checksum`);
     }
   }

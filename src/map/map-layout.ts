@@ -12,15 +12,16 @@
  * Of each pair the superblock says which one counts; a checkpoint writes the other.
  */
 import {alignUp, SECTOR} from '../base/units.js';
+import {nextMarked} from '../base/nibbles.js';
 import {repeatFirst} from '../base/repeat.js';
 import {crc32c} from '../native/checksum.js';
 import {ABSENT, STATE_COUNT} from './block-state.js';
-import {Geometry, type GeometryInput, PAGE_BYTES} from './geometry.js';
+import {Geometry, type GeometryInput, PAGE_BLOCKS, PAGE_BYTES} from './geometry.js';
 import {maskBytes, maskCountMax, type MaskImage} from './mask-table.js';
 import type {PageImage} from './overwrite-map.js';
 
 const MAGIC = 0x314d_5247; // "GRM1"
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 export const SUPERBLOCK_BYTES = SECTOR;
 export const DIRECTORY_ENTRY_BYTES = 16;
 const SUPERBLOCK_OFFSETS = [0, 4096] as const;
@@ -169,6 +170,8 @@ export function decodeSuperblock(bytes: Uint8Array): Superblock | string {
 
 export interface DirectoryEntry {
   kind: number;
+  /** The page's slot says of some block that the backup lacks it (behind-marks.ts). */
+  hasBehind: boolean;
   counts: number[];
   /** Of the page's 4096 bytes; 0 for a uniform page. */
   crc: number;
@@ -181,6 +184,7 @@ export function encodeDirectoryEntry(
 ): void {
   const view = new DataView(directory.buffer, directory.byteOffset + page * DIRECTORY_ENTRY_BYTES);
   view.setUint8(0, entry.kind);
+  view.setUint8(1, entry.hasBehind ? 1 : 0);
   entry.counts.forEach((count, code) => view.setUint16(2 + code * 2, count, true));
   view.setUint32(12, entry.crc, true);
 }
@@ -189,7 +193,12 @@ export function decodeDirectoryEntry(directory: Uint8Array, page: number): Direc
   const view = new DataView(directory.buffer, directory.byteOffset + page * DIRECTORY_ENTRY_BYTES);
   const counts: number[] = [];
   for (let code = 0; code < STATE_COUNT; code++) counts.push(view.getUint16(2 + code * 2, true));
-  return {kind: view.getUint8(0), counts, crc: view.getUint32(12, true)};
+  return {
+    kind: view.getUint8(0),
+    hasBehind: view.getUint8(1) === 1,
+    counts,
+    crc: view.getUint32(12, true),
+  };
 }
 
 /** The directory of a volume whose blocks are all absent, in `length` bytes. */
@@ -197,7 +206,7 @@ export function absentDirectory(geometry: Geometry, length: number): Uint8Array 
   const bytes = new Uint8Array(length);
   const put = (page: number): void => {
     const counts = [geometry.blocksIn(page), 0, 0, 0, 0];
-    encodeDirectoryEntry(bytes, page, {kind: ABSENT, counts, crc: 0});
+    encodeDirectoryEntry(bytes, page, {kind: ABSENT, hasBehind: false, counts, crc: 0});
   };
   put(0);
   repeatFirst(bytes.subarray(0, geometry.pageCount * DIRECTORY_ENTRY_BYTES), DIRECTORY_ENTRY_BYTES);
@@ -266,9 +275,10 @@ export function decodeSide(geometry: Geometry, bytes: Uint8Array): SideTables | 
  * uniform).
  */
 export function directoryEntryOf(image: PageImage, slot: Copy): DirectoryEntry {
-  if (image.entries === undefined) return {kind: image.kind, counts: image.counts, crc: 0};
-  const kind = slot === 0 ? KIND_SLOT_0 : KIND_SLOT_1;
-  return {kind, counts: image.counts, crc: crc32c(image.entries)};
+  const {counts, entries, kind} = image;
+  if (entries === undefined) return {kind, hasBehind: false, counts, crc: 0};
+  const hasBehind = nextMarked(entries, 0, PAGE_BLOCKS) < PAGE_BLOCKS;
+  return {kind: slot === 0 ? KIND_SLOT_0 : KIND_SLOT_1, hasBehind, counts, crc: crc32c(entries)};
 }
 
 /**

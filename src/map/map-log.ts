@@ -12,6 +12,7 @@
  */
 import {alignUp, SECTOR} from '../base/units.js';
 import {crc32c} from '../native/checksum.js';
+import type {BlockRun} from './block-set.js';
 import {STATE_COUNT, type StateCode} from './block-state.js';
 import type {Geometry} from './geometry.js';
 import {maskBytes, type MaskImage} from './mask-table.js';
@@ -25,6 +26,8 @@ const ENTRY_RUN = 1;
 const ENTRY_MASK = 2;
 const ENTRY_INTENT_SET = 3;
 const ENTRY_INTENT_CLEAR = 4;
+const ENTRY_BEHIND_SET = 5;
+const ENTRY_BEHIND_CLEAR = 6;
 
 /**
  * What one record says. Runs come before masks: a mask belongs to a block that is partial by then.
@@ -34,14 +37,29 @@ export interface LogRecord {
   masks: MaskImage[];
   intentsSet: number[];
   intentsCleared: number[];
+  /** Blocks that the backup lacks from now on, and those it no longer lacks. */
+  behindSet: BlockRun[];
+  behindCleared: BlockRun[];
 }
 
-export const EMPTY_RECORD: LogRecord = {runs: [], masks: [], intentsSet: [], intentsCleared: []};
+export const EMPTY_RECORD: LogRecord = emptyRecord();
+
+/** A record to be filled. */
+export function emptyRecord(): LogRecord {
+  return {
+    runs: [],
+    masks: [],
+    intentsSet: [],
+    intentsCleared: [],
+    behindSet: [],
+    behindCleared: [],
+  };
+}
 
 /** Bytes of the log a record takes. */
 export function recordBytes(geometry: Geometry, record: LogRecord): number {
-  const {runs, masks, intentsSet, intentsCleared} = record;
-  const entries = runs.length + masks.length + intentsSet.length + intentsCleared.length;
+  const {masks} = record;
+  const entries = Object.values(record).reduce((sum, list: unknown[]) => sum + list.length, 0);
   return alignUp(HEADER_BYTES + entries * ENTRY_BYTES + masks.length * maskBytes(geometry), SECTOR);
 }
 
@@ -71,6 +89,8 @@ export function encodeRecord(
   }
   for (const region of record.intentsSet) put(ENTRY_INTENT_SET, region, 1);
   for (const region of record.intentsCleared) put(ENTRY_INTENT_CLEAR, region, 1);
+  for (const run of record.behindSet) put(ENTRY_BEHIND_SET, run.start, run.count);
+  for (const run of record.behindCleared) put(ENTRY_BEHIND_CLEAR, run.start, run.count);
   view.setUint32(0, MAGIC, true);
   view.setUint32(8, at, true);
   view.setUint32(12, entryCount, true);
@@ -107,7 +127,7 @@ function frameAt(log: Uint8Array, at: number): Framed | undefined {
 }
 
 function decodeEntries(geometry: Geometry, frame: Framed): LogRecord | undefined {
-  const record: LogRecord = {runs: [], masks: [], intentsSet: [], intentsCleared: []};
+  const record = emptyRecord();
   const view = new DataView(frame.bytes.buffer, frame.bytes.byteOffset, frame.bytes.length);
   let at = HEADER_BYTES;
   for (let index = 0; index < frame.entryCount; index++) {
@@ -117,7 +137,9 @@ function decodeEntries(geometry: Geometry, frame: Framed): LogRecord | undefined
     const count = view.getUint32(at + 4, true);
     const start = view.getFloat64(at + 8, true);
     const limit =
-      kind === ENTRY_RUN || kind === ENTRY_MASK ? geometry.blockCount : geometry.regionCount;
+      kind === ENTRY_INTENT_SET || kind === ENTRY_INTENT_CLEAR
+        ? geometry.regionCount
+        : geometry.blockCount;
     const span = kind === ENTRY_MASK ? 1 : count;
     if (!Number.isInteger(start) || start < 0 || span < 1 || start + span > limit) return undefined;
     at += ENTRY_BYTES;
@@ -125,6 +147,8 @@ function decodeEntries(geometry: Geometry, frame: Framed): LogRecord | undefined
       record.runs.push({start, count, state: state as StateCode});
     else if (kind === ENTRY_INTENT_SET) record.intentsSet.push(start);
     else if (kind === ENTRY_INTENT_CLEAR) record.intentsCleared.push(start);
+    else if (kind === ENTRY_BEHIND_SET) record.behindSet.push({start, count});
+    else if (kind === ENTRY_BEHIND_CLEAR) record.behindCleared.push({start, count});
     else if (
       kind === ENTRY_MASK &&
       count === maskBytes(geometry) &&

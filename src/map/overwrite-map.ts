@@ -17,7 +17,7 @@
  * forgets it, synchronously: a change made after that call belongs to the next commit (I2).
  */
 import {assert} from '../base/assert.js';
-import {hasFlag, withoutFlag} from '../base/bits.js';
+import {hasFlag, withFlag, withoutFlag} from '../base/bits.js';
 import type {Environment, Memory} from '../base/environment.js';
 import {
   clearMarks,
@@ -281,6 +281,15 @@ export class OverwriteMap {
       if (entries) clearMarks(entries);
       return {page, kind, counts: this.#countsOf(page), entries};
     });
+  }
+
+  /** The next checkpoint writes the pages of blocks [start, end), changed or not. */
+  touch(start: number, end: number): void {
+    for (let page = this.geometry.pageOf(start); page * PAGE_BLOCKS < end; page++) {
+      if (this.#has(page, CHANGED)) continue;
+      this.#changedPages.push(page);
+      this.#flags[page] = withFlag(this.#flags[page] as number, CHANGED);
+    }
   }
 
   /**

@@ -2,16 +2,18 @@
  * Makes what happened durable (DESIGN section 5, docs/DURABILITY.md). The order is the point (I2):
  *
  *   1. take the changes of map, masks and marks       synchronous; what comes later waits its turn
- *   2. sync the store                                  the data those changes speak of
+ *   2. sync the store; flush the backup beside it      the data those changes speak of
  *   3. append them to the map's log, or checkpoint     the map
  *   4. sync the map file
- *   5. acknowledge
+ *   5. the same for what the backup lacks, where that changed
+ *   6. acknowledge
  *
  * Flushes that arrive while a commit runs share the one after it: theirs may be changes it did not
  * take. A failed sync or write is final: the volume drops to read-only and nothing is tried again.
  */
 import {deferred} from '../base/deferred.js';
 import {BlockError, messageOf} from '../base/errors.js';
+import {withBehindMarks} from '../map/behind-marks.js';
 import {EMPTY_RECORD, type LogRecord} from '../map/map-log.js';
 import type {MaskImage} from '../map/mask-table.js';
 import type {PageImage} from '../map/overwrite-map.js';
@@ -32,8 +34,8 @@ interface CommitKind {
 
 export class Committer {
   readonly #core: VolumeCore;
-  #running: Promise<void> | undefined;
-  #next: Promise<void> | undefined;
+  #running: Promise<boolean> | undefined;
+  #next: Promise<boolean> | undefined;
   #wantsCheckpoint = false;
   /** Wall time in ms of the last commit that ended well. */
   lastCommitAt: number | undefined;
@@ -44,9 +46,9 @@ export class Committer {
 
   /**
    * Makes everything acknowledged before this call durable. Rejects with EIO once a sync has
-   * failed.
+   * failed. True if the backup holds all of it, too, or none is asked for.
    */
-  commit(): Promise<void> {
+  commit(): Promise<boolean> {
     if (this.#running === undefined) return this.#start();
     this.#next ??= this.#running
       .catch(() => undefined)
@@ -63,7 +65,7 @@ export class Committer {
   }
 
   /** Asks that the next commit make the log empty. */
-  checkpoint(): Promise<void> {
+  checkpoint(): Promise<boolean> {
     this.#wantsCheckpoint = true;
     return this.commit();
   }
@@ -73,7 +75,8 @@ export class Committer {
     const {environment, map, stopping, tuning} = this.#core;
     while (!this.#core.isStopping) {
       await environment.clock.sleep(tuning.commitIntervalMs, stopping.signal);
-      if (map.isDirty && !this.#core.isStopping) await this.commit().catch(() => undefined);
+      const isDue = map.isDirty || this.#core.through.backlog.liveCount > 0;
+      if (isDue && !this.#core.isStopping) await this.commit().catch(() => undefined);
     }
   }
 
@@ -85,7 +88,7 @@ export class Committer {
     if (this.#core.mode === 'read-write') await this.#run({isCheckpoint: true, isFinal: true});
   }
 
-  #start(): Promise<void> {
+  #start(): Promise<boolean> {
     const kind = {isCheckpoint: this.#wantsCheckpoint, isFinal: false};
     this.#wantsCheckpoint = false;
     this.#running = this.#run(kind).finally(() => {
@@ -94,15 +97,13 @@ export class Committer {
     return this.#running;
   }
 
-  async #run(kind: CommitKind): Promise<void> {
+  async #run(kind: CommitKind): Promise<boolean> {
     const core = this.#core;
     core.assertMode('flush');
-    const {bugs, clock} = core.environment;
+    let isOnBackup: boolean;
     try {
-      let taken = bugs.has('dirty-set-after-sync') ? undefined : this.#take(kind);
-      if (!bugs.has('no-barrier-before-map')) await core.store.sync();
-      taken ??= this.#take(kind);
-      await this.#write(taken, kind);
+      isOnBackup = await this.#round(kind);
+      await this.#writeBacklog(kind);
     } catch (error) {
       core.degrade('read-only', `a commit failed: ${messageOf(error)}`);
       throw error instanceof BlockError
@@ -110,8 +111,36 @@ export class Committer {
         : new BlockError('EIO', `commit failed: ${messageOf(error)}`, {op: 'flush', cause: error});
     }
     core.isCommitting = false;
+    core.through.backlog.committed();
     core.counters.commits++;
-    this.lastCommitAt = clock.wallTime();
+    this.lastCommitAt = core.environment.clock.wallTime();
+    return isOnBackup;
+  }
+
+  /** Steps 1 to 4; the backup is flushed beside the store. */
+  async #round(kind: CommitKind): Promise<boolean> {
+    const {environment, store, through} = this.#core;
+    const {bugs} = environment;
+    let taken = bugs.has('dirty-set-after-sync') ? undefined : this.#take(kind);
+    const flushing = through.flush();
+    if (!bugs.has('no-barrier-before-map')) await store.sync();
+    const isOnBackup = await flushing;
+    taken ??= this.#take(kind);
+    await this.#write(taken, kind);
+    return isOnBackup;
+  }
+
+  /**
+   * What the backup lacks is known only after its flush, so it is a record of its own. It is
+   * written only when something fell behind or caught up, not while the backup keeps pace.
+   */
+  async #writeBacklog(kind: CommitKind): Promise<void> {
+    const {mapFile, through} = this.#core;
+    const changes = through.backlog.takeChanges();
+    if (changes === undefined) return;
+    const record: LogRecord = {...EMPTY_RECORD, ...changes};
+    if (!kind.isFinal && mapFile.tryReserve(record)) await mapFile.append(record, () => record);
+    else await this.#round({...kind, isCheckpoint: true});
   }
 
   #take(kind: CommitKind): Taken {
@@ -129,7 +158,12 @@ export class Committer {
     const isDue = kind.isCheckpoint || map.changedPageCount > tuning.checkpointPages;
     if (!isDue && (isEmpty(record) || mapFile.tryReserve(record)))
       return {record, checkpoint: undefined};
-    return {record, checkpoint: {pages: map.takePageImages(), masks: masks.images()}};
+    return {record, checkpoint: {pages: this.#pageImages(), masks: masks.images()}};
+  }
+
+  #pageImages(): PageImage[] {
+    const {behind, geometry, map} = this.#core;
+    return map.takePageImages().map((image) => withBehindMarks(image, behind, geometry));
   }
 
   async #write({record, checkpoint}: Taken, {isFinal}: CommitKind): Promise<void> {

@@ -16,6 +16,7 @@ import type {Environment} from '../base/environment.js';
 import {BlockError, messageOf} from '../base/errors.js';
 import {RangeLock} from '../base/range-lock.js';
 import {SECTOR} from '../base/units.js';
+import type {BlockSet} from '../map/block-set.js';
 import {stateRow} from '../map/block-state.js';
 import type {Geometry} from '../map/geometry.js';
 import type {IntentLog} from '../map/intent-log.js';
@@ -26,6 +27,7 @@ import type {Source} from '../source/source.js';
 import type {Storage} from '../storage/storage.js';
 import type {VolumeCounters, VolumeMode} from './report.js';
 import type {VolumeTuning} from './tuning.js';
+import type {WriteThrough} from './write-through.js';
 
 const MODE_ORDER: readonly VolumeMode[] = ['read-write', 'read-only', 'failed'];
 
@@ -38,6 +40,7 @@ export interface CoreParts {
   mapFile: MapFile;
   map: OverwriteMap;
   masks: MaskTable;
+  behind: BlockSet;
 }
 
 export class VolumeCore {
@@ -49,12 +52,16 @@ export class VolumeCore {
   readonly mapFile: MapFile;
   readonly map: OverwriteMap;
   readonly masks: MaskTable;
+  /** Blocks that the backup lacks, as far as the map on disk knows (backlog.ts). */
+  readonly behind: BlockSet;
   readonly locks = new RangeLock();
   readonly counters: VolumeCounters = emptyCounters();
   /** Set once the volume closes or is abandoned: background work ends at its next step. */
   readonly stopping = new AbortController();
   /** Set by the volume once the log exists. */
   intents!: IntentLog;
+  /** Set by the volume once the log exists. */
+  through!: WriteThrough;
   /** True from the moment a commit took its changes until they are durable. */
   isCommitting = false;
   /** Set by the laboratory when the daemon dies: nothing is written or decided any more. */
@@ -74,6 +81,7 @@ export class VolumeCore {
     this.mapFile = parts.mapFile;
     this.map = parts.map;
     this.masks = parts.masks;
+    this.behind = parts.behind;
   }
 
   get mode(): VolumeMode {
@@ -138,7 +146,7 @@ export class VolumeCore {
       const page = map.firstUnloadedPage(start, end);
       if (page === undefined) return;
       try {
-        await mapFile.loadPage(map, page);
+        await mapFile.loadPage(map, page, this.behind);
       } catch (error) {
         this.degrade('failed', messageOf(error));
         throw error;
@@ -176,6 +184,7 @@ export class VolumeCore {
 
   selfCheck(): void {
     this.map.selfCheck();
+    this.through.backlog.selfCheck();
     assert(
       this.masks.count === this.map.counts().partial,
       'each partial block has a mask, and no other',

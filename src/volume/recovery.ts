@@ -5,6 +5,7 @@
  */
 import {assert} from '../base/assert.js';
 import type {Environment} from '../base/environment.js';
+import {BlockSet} from '../map/block-set.js';
 import {COPIED, OVERWRITTEN, PARTIAL} from '../map/block-state.js';
 import {type Geometry, REGION_BYTES} from '../map/geometry.js';
 import {DamagedStateError, MapFile, type MapRecovery} from '../map/map-file.js';
@@ -22,6 +23,10 @@ export interface RecoveredMap {
   mapFile: MapFile;
   map: OverwriteMap;
   masks: MaskTable;
+  /** What the map on disk says the backup lacks. */
+  behind: BlockSet;
+  /** Regions whose store and backup may differ since the last stop: none after a clean one. */
+  suspects: readonly number[];
   wasClean: boolean;
 }
 
@@ -33,11 +38,13 @@ export async function recoverMap(
   const {geometry} = file;
   const map = new OverwriteMap(geometry, environment);
   const masks = new MaskTable(geometry, environment, file.limits.maskCountMax);
-  file.fillDirectory(map);
+  const behind = new BlockSet(geometry, environment, 'behind');
+  const behindPages = file.fillDirectory(map);
   const intents = replayIntents(recovery);
-  await loadPages(file, map, pagesToLoad(geometry, map, recovery, intents));
+  const pages = new Set([...pagesToLoad(geometry, map, recovery, intents), ...behindPages]);
+  await loadPages([...pages], (page) => file.loadPage(map, page, behind));
   for (const image of recovery.masks) restoreMask(masks, image, storage);
-  for (const record of recovery.records) replay(record, map, masks, storage);
+  for (const record of recovery.records) replay(record, {map, masks, behind}, storage);
   if (!recovery.wasClean) for (const region of intents) distrust(map, region);
   if (masks.count !== map.count(PARTIAL)) {
     throw new DamagedStateError(
@@ -48,7 +55,8 @@ export async function recoverMap(
   // All of this goes into the checkpoint that opening ends with; nothing is left for a commit.
   map.takeChanges();
   masks.takeChanges();
-  return {mapFile: file, map, masks, wasClean: recovery.wasClean};
+  const suspects = recovery.wasClean ? [] : [...intents];
+  return {mapFile: file, map, masks, behind, suspects, wasClean: recovery.wasClean};
 }
 
 /** The regions marked at the end of the log. */
@@ -74,8 +82,9 @@ function pagesToLoad(
       if (!map.isPageLoaded(page)) pages.add(page);
     }
   };
-  for (const {runs} of recovery.records)
-    for (const run of runs) touch(run.start, run.start + run.count);
+  for (const {runs, behindSet, behindCleared} of recovery.records)
+    for (const run of [...runs, ...behindSet, ...behindCleared])
+      touch(run.start, run.start + run.count);
   if (!recovery.wasClean) for (const region of intents) touch(...blocksOfRegion(geometry, region));
   const unloaded: number[] = [];
   for (let page = 0; page < geometry.pageCount; page++)
@@ -84,24 +93,29 @@ function pagesToLoad(
 }
 
 async function loadPages(
-  file: MapFile,
-  map: OverwriteMap,
   pages: readonly number[],
+  load: (page: number) => Promise<void>,
 ): Promise<void> {
   const SIDE_BY_SIDE = 64;
   for (let index = 0; index < pages.length; index += SIDE_BY_SIDE) {
-    await Promise.all(
-      pages.slice(index, index + SIDE_BY_SIDE).map((page) => file.loadPage(map, page)),
-    );
+    await Promise.all(pages.slice(index, index + SIDE_BY_SIDE).map(load));
   }
 }
 
-function replay(record: LogRecord, map: OverwriteMap, masks: MaskTable, storage: Storage): void {
+function replay(
+  record: LogRecord,
+  {map, masks, behind}: Pick<RecoveredMap, 'map' | 'masks' | 'behind'>,
+  storage: Storage,
+): void {
   for (const run of record.runs) {
     map.restore(run);
     if (run.state !== PARTIAL) masks.dropRange(run.start, run.start + run.count);
   }
   for (const image of record.masks) restoreMask(masks, image, storage);
+  for (const {start, count} of record.behindSet) behind.add(start, start + count);
+  for (const {start, count} of record.behindCleared) behind.delete(start, start + count);
+  for (const {start, count} of [...record.behindSet, ...record.behindCleared])
+    map.touch(start, start + count);
 }
 
 function restoreMask(masks: MaskTable, image: LogRecord['masks'][number], storage: Storage): void {
@@ -119,7 +133,8 @@ function distrust(map: OverwriteMap, region: number): void {
   }
 }
 
-function blocksOfRegion(geometry: Geometry, region: number): [number, number] {
+/** Blocks [start, end) that a region touches. */
+export function blocksOfRegion(geometry: Geometry, region: number): [number, number] {
   const start = region * REGION_BYTES;
   assert(start < geometry.size, 'a marked region lies in the volume');
   return [

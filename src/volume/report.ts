@@ -2,6 +2,7 @@
  * What a volume says of itself; `status --json` prints it with the daemon's own fields around it.
  */
 import type {BlockState} from '../map/block-state.js';
+import type {ProtectionReport} from './protection.js';
 
 /** One-way: a volume never gets a better mode back while it is attached. */
 export type VolumeMode = 'read-write' | 'read-only' | 'failed';
@@ -46,6 +47,7 @@ export interface VolumeReport {
   lastCommitAt: number | undefined;
   /** Partial writes that wait for room in the mask table. */
   waitingForMasks: number;
+  protection: ProtectionReport;
 }
 
 export interface VolumeCounters {

@@ -40,6 +40,16 @@ export interface VolumeTuning {
   badRetryMs: number;
   /** Bytes of the source asked for allocation in one go. */
   extentWindow: number;
+  /**
+   * Milliseconds a flush of the backup may take before the connection counts as lost and the flush
+   * goes on without it. More: a guest's flush may hang as long on a silent backup.
+   */
+  backupPatienceMs: number;
+  /**
+   * Milliseconds after the loss of a connection in which the backup may still carry out a write
+   * that was under way; the block is sent again only then. More: longer behind after each loss.
+   */
+  zombieGraceMs: number;
   /** Sizes the map file is formatted with. */
   map: Partial<MapLimits>;
 }
@@ -56,6 +66,8 @@ export const DEFAULT_TUNING: VolumeTuning = {
   yieldMaxMs: 50,
   badRetryMs: 3000,
   extentWindow: 1024 * MiB,
+  backupPatienceMs: 5000,
+  zombieGraceMs: 10_000,
   map: {},
 };
 

@@ -13,7 +13,8 @@ import type {Environment} from '../base/environment.js';
 import {BlockError} from '../base/errors.js';
 import {Signal} from '../base/signal.js';
 import type {BlockDevice} from '../device/block-device.js';
-import {type BlockState, stateName} from '../map/block-state.js';
+import {withBehindMarks} from '../map/behind-marks.js';
+import {ABSENT, type BlockState, COPIED, stateName} from '../map/block-state.js';
 import type {GeometryInput} from '../map/geometry.js';
 import {IntentLog} from '../map/intent-log.js';
 import {MapFile} from '../map/map-file.js';
@@ -25,11 +26,14 @@ import {Fetcher} from './fetcher.js';
 import {type HydrationSettings, Hydrator} from './hydrator.js';
 import {MaskRelief} from './mask-relief.js';
 import {pictureOf} from './picture.js';
+import type {ProtectionReport, WriteThroughMode} from './protection.js';
 import {Reader} from './reader.js';
 import {recoverMap} from './recovery.js';
 import type {VolumeMode, VolumeReport} from './report.js';
+import {Resyncer} from './resyncer.js';
 import {tuningWith, type VolumeTuning} from './tuning.js';
 import {verifyCopied, type VerifyOptions, type VerifyReport} from './verify.js';
+import {type Backup, WriteThrough} from './write-through.js';
 import {Writer} from './writer.js';
 
 export {DamagedStateError, mapFileSize, mapReservedBytes} from '../map/map-file.js';
@@ -46,6 +50,8 @@ export interface VolumeParts {
   mapFile: Storage;
   /** At least as large as the volume. */
   source: Source;
+  /** Where writes may go through to; left out: nowhere. */
+  backup?: Backup | undefined;
   environment: Environment;
 }
 
@@ -58,6 +64,8 @@ export class Volume implements BlockDevice {
   readonly #writer: Writer;
   readonly #hydrator: Hydrator;
   readonly #relief: MaskRelief;
+  readonly #through: WriteThrough;
+  readonly #resyncer: Resyncer;
   readonly #idle = new Signal();
   readonly #periodic: Promise<void>;
   #isClosing = false;
@@ -65,7 +73,9 @@ export class Volume implements BlockDevice {
   private constructor(core: VolumeCore, mapStorage: Storage) {
     this.#core = core;
     this.#mapStorage = mapStorage;
+    this.#through = core.through;
     this.#committer = new Committer(core);
+    this.#through.commitSoon = () => this.#committer.commitSoon();
     core.intents = new IntentLog({
       environment: core.environment,
       capacity: core.mapFile.limits.intentCountMax,
@@ -78,9 +88,12 @@ export class Volume implements BlockDevice {
     this.#writer = new Writer(core, {
       changed: () => this.#changed(),
       masksFull: () => this.#relief.poke(),
+      bring: (block) => this.#resyncer.bring(block),
     });
+    this.#resyncer = new Resyncer(core, this.#through, this.#fetcher);
     this.#hydrator = new Hydrator(core, this.#fetcher, this.#committer);
     this.#hydrator.start();
+    this.#resyncer.start();
     this.#periodic = this.#committer.runPeriodically();
   }
 
@@ -100,19 +113,13 @@ export class Volume implements BlockDevice {
    */
   static async open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
     const {environment, mapFile: mapStorage, source, store} = parts;
-    const {mapFile, map, masks} = await recoverMap(mapStorage, environment);
+    const {mapFile, map, masks, behind, suspects} = await recoverMap(mapStorage, environment);
     const {geometry} = mapFile;
     for (const part of [store, source]) {
       if (part.size >= geometry.size) continue;
       const what = `${part.name} has ${part.size} bytes, the volume ${geometry.size}`;
       throw new BlockError('EINVAL', what, {op: 'open', isPermanent: true});
     }
-    await mapFile.checkpoint(() => ({
-      pages: map.takePageImages(),
-      masks: masks.images(),
-      intents: [],
-      isClean: false,
-    }));
     const core = new VolumeCore({
       geometry,
       environment,
@@ -122,7 +129,15 @@ export class Volume implements BlockDevice {
       mapFile,
       map,
       masks,
+      behind,
     });
+    core.through = new WriteThrough(core, suspects, parts.backup);
+    await mapFile.checkpoint(() => ({
+      pages: map.takePageImages().map((image) => withBehindMarks(image, behind, geometry)),
+      masks: masks.images(),
+      intents: [],
+      isClean: false,
+    }));
     return new Volume(core, mapStorage);
   }
 
@@ -155,7 +170,7 @@ export class Volume implements BlockDevice {
       this.#core.counters.writes++;
       this.#core.counters.writtenBytes += buffer.length;
       await this.#writer.write(offset, buffer);
-      if (options.fua) await this.#committer.commit();
+      if (options.fua) await this.#commit();
     });
   }
 
@@ -168,7 +183,7 @@ export class Volume implements BlockDevice {
       this.#core.checkRange('writeZeroes', offset, length);
       this.#core.counters.zeroings++;
       await this.#writer.zero(offset, length);
-      if (options.fua) await this.#committer.commit();
+      if (options.fua) await this.#commit();
     });
   }
 
@@ -180,8 +195,39 @@ export class Volume implements BlockDevice {
   flush(): Promise<void> {
     return this.#request(async () => {
       this.#core.counters.flushes++;
-      await this.#committer.commit();
+      await this.#commit();
     });
+  }
+
+  /**
+   * Switches write-through. From `off`, what the backup lacks is durably listed when it resolves,
+   * and sent from then on.
+   */
+  setWriteThrough(mode: WriteThroughMode): Promise<void> {
+    return this.#through.setMode(mode, () => this.#committer.commit());
+  }
+
+  /** Goes on in the mode of before a restart; not for a change of it. */
+  resumeWriteThrough(mode: WriteThroughMode): void {
+    this.#through.resume(mode);
+  }
+
+  /** Bytes of the resync a second at most; undefined: no limit. */
+  setResyncRate(limit: number | undefined): void {
+    this.#resyncer.setRate(limit);
+  }
+
+  protection(): ProtectionReport {
+    return this.#resyncer.report();
+  }
+
+  /** Whether the source and the backup still hold what they held at first in a byte's block. */
+  isUntouched(offset: number): boolean {
+    const {geometry, map} = this.#core;
+    const block = geometry.blockOf(offset);
+    if (map.firstUnloadedPage(block, block + 1) !== undefined) return false;
+    const state = map.get(block);
+    return (state === ABSENT || state === COPIED) && !this.#through.backlog.isBehind(block);
   }
 
   /** Switches hydration, its rate included; takes effect at once. */
@@ -220,6 +266,7 @@ export class Volume implements BlockDevice {
       hydration: this.#hydrator.report(),
       lastCommitAt: this.#committer.lastCommitAt,
       waitingForMasks: masks.waiters,
+      protection: this.protection(),
     };
   }
 
@@ -243,10 +290,12 @@ export class Volume implements BlockDevice {
     await this.#hydrator.stop();
     await this.#relief.stop();
     await this.#fetcher.drain();
+    await this.#resyncer.stop();
     await this.#periodic;
     await sourceClosed;
     try {
       await this.#committer.finish();
+      await this.#through.close();
     } finally {
       await Promise.allSettled([store.close(), this.#mapStorage.close()]);
     }
@@ -263,6 +312,15 @@ export class Volume implements BlockDevice {
     this.#core.isAbandoned = true;
     this.#core.degrade('failed', 'the daemon died');
     void this.#hydrator.stop();
+    void this.#resyncer.stop();
+  }
+
+  /** A strict flush is one only where the backup has answered it. */
+  async #commit(): Promise<void> {
+    const isOnBackup = await this.#committer.commit();
+    if (isOnBackup || this.#through.mode !== 'strict') return;
+    const what = 'flush: the backup has not confirmed it and write-through is strict';
+    throw new BlockError('EIO', what, {op: 'flush'});
   }
 
   async #request(serve: () => Promise<void>): Promise<void> {

@@ -6,7 +6,7 @@
  *   1. places for masks the write may need              before any lock: installs free them
  *   2. lock its bytes, or whole blocks at zeroed edges  overlapping writes have one order (I6)
  *   3. intent marks, where the map on disk may say copied    durable before the data (I11)
- *   4. data into the store
+ *   4. the data to the backup, where it is written through (write-through.ts), and into the store
  *   5. states and masks                                      after the data (I2)
  *
  * A zeroed range takes no I/O at all: whole blocks change state and read zeroes from then on; the
@@ -18,6 +18,9 @@ import {alignDown, SECTOR} from '../base/units.js';
 import {ABSENT, OVERWRITTEN, PARTIAL, stateRow, ZEROED} from '../map/block-state.js';
 import {REGION_BYTES} from '../map/geometry.js';
 import type {VolumeCore} from './core.js';
+
+/** Regions that one step of a zeroing marks at most: 256 MiB. */
+const ZERO_REGIONS_MAX = 64;
 
 /** Whole blocks of a byte range, and whether it begins or ends inside a block. */
 interface Cut {
@@ -36,6 +39,8 @@ export interface WriterEvents {
   changed: () => void;
   /** A write waits for a place in the mask table. */
   masksFull: () => void;
+  /** Sends a block that is behind to the backup, now. */
+  bring: (block: number) => Promise<void>;
 }
 
 export class Writer {
@@ -64,7 +69,7 @@ export class Writer {
   /** Makes [offset, offset+length) read zeroes. Costs no I/O but at its edges. */
   async zero(offset: number, length: number): Promise<void> {
     this.#core.assertMode('write');
-    const {geometry, locks, map, masks} = this.#core;
+    const {geometry} = this.#core;
     const end = offset + length;
     const {wholeFirst, wholeLast, edges} = this.#cut(offset, end);
     for (const edge of edges) {
@@ -72,17 +77,61 @@ export class Writer {
       const stop = Math.min(end, geometry.offsetOf(edge + 1));
       await this.#zeroInBlock(edge, start, stop);
     }
-    if (wholeFirst >= wholeLast) return;
-    await this.#core.ensureLoaded(wholeFirst, wholeLast);
-    const hold = await locks.acquire(geometry.offsetOf(wholeFirst), geometry.offsetOf(wholeLast));
+    for (let first = wholeFirst; first < wholeLast;) {
+      const last = this.#core.through.isOn ? this.#zeroStep(first, wholeLast) : wholeLast;
+      await this.#zeroBlocks(first, last);
+      first = last;
+    }
+  }
+
+  /** As many blocks as may be marked at once. */
+  #zeroStep(first: number, last: number): number {
+    const {geometry, mapFile} = this.#core;
+    const regions = Math.max(
+      1,
+      Math.min(ZERO_REGIONS_MAX, Math.floor(mapFile.limits.intentCountMax / 2)),
+    );
+    const start = geometry.regionOf(geometry.offsetOf(first));
+    const end = Math.min((start + regions) * REGION_BYTES, geometry.offsetOf(last));
+    return geometry.blockEndOf(end);
+  }
+
+  /** Whole blocks: the state changes; the backup gets zeroes. */
+  async #zeroBlocks(first: number, last: number): Promise<void> {
+    const core = this.#core;
+    const {geometry, intents, map, masks, through} = core;
+    const offset = geometry.offsetOf(first);
+    const length = geometry.offsetOf(last) - offset;
+    await core.ensureLoaded(first, last);
+    const hold = await this.#lockReady(first, last);
     try {
-      this.#core.assertMode('write');
-      map.set(wholeFirst, wholeLast, ZEROED);
-      masks.dropRange(wholeFirst, wholeLast);
+      core.assertMode('write');
+      const isMarked = through.isOn && !core.environment.bugs.has('backlog-after-data');
+      const regions = [geometry.regionOf(offset), geometry.regionOf(offset + length - 1)] as const;
+      if (isMarked) await intents.begin(...regions);
+      try {
+        await through.send(offset, length, undefined);
+        if (core.isAbandoned) return;
+        map.set(first, last, ZEROED);
+        masks.dropRange(first, last);
+      } finally {
+        if (isMarked) intents.end(...regions);
+      }
     } finally {
       hold.release();
     }
     this.#events.changed();
+  }
+
+  /** Locks whole blocks; with strict write-through, once the backup has what came before. */
+  async #lockReady(first: number, last: number): Promise<RangeHold> {
+    const {geometry, locks, through} = this.#core;
+    for (;;) {
+      await through.prepare(first, last, this.#events.bring);
+      const hold = await locks.acquire(geometry.offsetOf(first), geometry.offsetOf(last));
+      if (through.isReady(first, last)) return hold;
+      hold.release();
+    }
   }
 
   async #zeroInBlock(block: number, start: number, end: number): Promise<void> {
@@ -101,10 +150,13 @@ export class Writer {
     try {
       core.assertMode('write');
       const region = core.geometry.regionOf(offset);
-      const needsIntent = core.needsIntent(cut.first, cut.last);
-      if (needsIntent) await core.intents.begin(region, region);
+      const needsIntent = core.through.isOn || core.needsIntent(cut.first, cut.last);
+      const isLate = core.environment.bugs.has('backlog-after-data') && core.through.isOn;
+      if (needsIntent && !isLate) await core.intents.begin(region, region);
       try {
+        await core.through.send(offset, buffer.length, buffer);
         await this.#store(offset, buffer, cut);
+        if (isLate) await core.intents.begin(region, region);
         if (!core.isAbandoned) unused -= this.#apply(offset, end, cut);
       } finally {
         if (needsIntent) core.intents.end(region, region);
@@ -121,7 +173,7 @@ export class Writer {
    * start.
    */
   async #enter(offset: number, end: number, cut: Cut): Promise<{hold: RangeHold; places: number}> {
-    const {geometry, locks, map, masks} = this.#core;
+    const {geometry, locks, map, masks, through} = this.#core;
     const loading = this.#core.ensureLoaded(cut.first, cut.last);
     if (loading) await loading;
     const wantedPlaces = (): number =>
@@ -129,6 +181,7 @@ export class Writer {
     const isZeroedEdge = (block: number): boolean =>
       cut.edges.includes(block) && stateRow(map.get(block)).partWriteFillsZeroes;
     for (;;) {
+      await through.prepare(cut.first, cut.last, this.#events.bring);
       const places = wantedPlaces();
       if (places > 0 && !masks.tryReserve(places)) {
         this.#events.masksFull();
@@ -140,7 +193,8 @@ export class Writer {
       const isWide =
         (!isZeroedEdge(cut.first) || start === geometry.offsetOf(cut.first)) &&
         (!isZeroedEdge(cut.last - 1) || stop === geometry.offsetOf(cut.last));
-      if (isWide && wantedPlaces() <= places) return {hold, places};
+      const isReady = through.isReady(cut.first, cut.last);
+      if (isWide && isReady && wantedPlaces() <= places) return {hold, places};
       hold.release();
       if (places > 0) masks.unreserve(places);
     }
@@ -148,7 +202,7 @@ export class Writer {
 
   /** Step 4: the data, and zeroes around it in zeroed blocks that it covers in part. */
   async #store(offset: number, buffer: Buffer, cut: Cut): Promise<void> {
-    const {counters, geometry, map, store} = this.#core;
+    const {counters, geometry, map, store, through} = this.#core;
     const end = offset + buffer.length;
     const writes = [store.write(offset, buffer)];
     for (const block of cut.edges) {
@@ -162,6 +216,7 @@ export class Writer {
     const failed = results.find((result) => result.status === 'rejected');
     if (failed === undefined) return;
     counters.storeErrors++;
+    through.doubt(offset, buffer.length);
     throw failed.reason instanceof BlockError
       ? failed.reason
       : new BlockError('EIO', `write to ${store.name} failed`, {

@@ -8,10 +8,12 @@ import test from 'ava';
 import {assert} from '../../src/base/assert.js';
 import {Prng} from '../../src/base/prng.js';
 import {KiB} from '../../src/base/units.js';
+import {withBehindMarks} from '../../src/map/behind-marks.js';
+import {BlockSet} from '../../src/map/block-set.js';
 import type {StateCode} from '../../src/map/block-state.js';
 import {Geometry, REGION_BYTES} from '../../src/map/geometry.js';
 import {MapFile, mapFileSize} from '../../src/map/map-file.js';
-import type {LogRecord} from '../../src/map/map-log.js';
+import {EMPTY_RECORD, emptyRecord, type LogRecord} from '../../src/map/map-log.js';
 import {maskBytes, type MaskImage} from '../../src/map/mask-table.js';
 import {OverwriteMap} from '../../src/map/overwrite-map.js';
 import {CUT_MODES} from '../../src/wrap/cut.js';
@@ -27,6 +29,7 @@ const LIMITS = {logBytes: 8 * KiB, intentCountMax: 8, maskCountMax: 16};
 /** What the file must say, as text that is easily compared. */
 interface Model {
   map: OverwriteMap;
+  behind: BlockSet;
   masks: Map<number, string>;
   intents: Set<number>;
 }
@@ -35,7 +38,11 @@ function newMap(): OverwriteMap {
   return new OverwriteMap(GEOMETRY, virtualTime().environment);
 }
 
-function describe({map, masks, intents}: Model): string {
+function newBehind(): BlockSet {
+  return new BlockSet(GEOMETRY, virtualTime().environment, 'behind');
+}
+
+function describe({map, behind, masks, intents}: Model): string {
   const runs: string[] = [];
   for (let block = 0; block < BLOCKS;) {
     const end = map.runEnd(block, BLOCKS);
@@ -44,26 +51,33 @@ function describe({map, masks, intents}: Model): string {
   }
   const maskTexts = [...masks].sort(([a], [b]) => a - b).map(([block, mask]) => `${block}=${mask}`);
   const regions = [...intents].sort((a, b) => a - b);
-  return [runs, maskTexts, regions].map((texts) => texts.join(' ')).join(' | ');
+  const behindRuns = [...behind.runs(0, BLOCKS)].map(({start, count}) => `${start}+${count}`);
+  return [runs, maskTexts, regions, behindRuns].map((texts) => texts.join(' ')).join(' | ');
 }
 
-function put(model: Model, {runs, masks, intentsSet, intentsCleared}: LogRecord): void {
+function put(model: Model, record: LogRecord): void {
+  const {runs, masks, intentsSet, intentsCleared, behindSet, behindCleared} = record;
   for (const run of runs) model.map.restore(run);
   for (const {block, mask} of masks) model.masks.set(block, Buffer.from(mask).toString('hex'));
   for (const region of intentsSet) model.intents.add(region);
   for (const region of intentsCleared) model.intents.delete(region);
+  for (const {start, count} of behindSet) model.behind.add(start, start + count);
+  for (const {start, count} of behindCleared) model.behind.delete(start, start + count);
+  for (const {start, count} of [...behindSet, ...behindCleared])
+    model.map.touch(start, start + count);
 }
 
 /** Reads everything there is to read in a map file, as a daemon that starts does. */
 async function recover(storage: VolatileStorage): Promise<{file: MapFile; model: Model}> {
   const {file, recovery} = await MapFile.open(storage);
   const map = newMap();
+  const behind = newBehind();
   file.fillDirectory(map);
   for (let page = 0; page < GEOMETRY.pageCount; page++) {
-    if (!map.isPageLoaded(page)) await file.loadPage(map, page);
+    if (!map.isPageLoaded(page)) await file.loadPage(map, page, behind);
   }
-  const model = {map, masks: new Map<number, string>(), intents: new Set<number>()};
-  put(model, {runs: [], masks: recovery.masks, intentsSet: recovery.intents, intentsCleared: []});
+  const model = {map, behind, masks: new Map<number, string>(), intents: new Set<number>()};
+  put(model, {...EMPTY_RECORD, masks: recovery.masks, intentsSet: recovery.intents});
   for (const record of recovery.records) put(model, record);
   map.selfCheck();
   return {file, model};
@@ -109,7 +123,9 @@ class Series {
       block,
       mask: new Uint8Array(Buffer.from(mask, 'hex')),
     }));
-    const content = {pages: this.model.map.takePageImages(), masks, isClean: false};
+    const {map, behind} = this.model;
+    const pages = map.takePageImages().map((image) => withBehindMarks(image, behind, GEOMETRY));
+    const content = {pages, masks, isClean: false};
     return this.file.checkpoint(() => ({...content, intents: [...this.model.intents]}));
   }
 
@@ -119,7 +135,7 @@ class Series {
 }
 
 function randomRecord(prng: Prng): LogRecord {
-  const record: LogRecord = {runs: [], masks: [], intentsSet: [], intentsCleared: []};
+  const record = emptyRecord();
   for (let count = prng.between(0, 4); count > 0; count--) {
     const start = prng.chance(1, 2) ? prng.below(40) : prng.below(BLOCKS);
     const length = prng.pick([1, 1, 5, 300, BLOCKS]);
@@ -133,6 +149,10 @@ function randomRecord(prng: Prng): LogRecord {
   const region = prng.below(Math.min(6, Math.ceil(INPUT.size / REGION_BYTES)));
   if (prng.chance(1, 3)) record.intentsSet.push(region);
   else if (prng.chance(1, 3)) record.intentsCleared.push(region);
+  const start = prng.below(BLOCKS);
+  const run = {start, count: Math.min(prng.pick([1, 9, 700]), BLOCKS - start)};
+  if (prng.chance(1, 3)) record.behindSet.push(run);
+  else if (prng.chance(1, 3)) record.behindCleared.push(run);
   return record;
 }
 

@@ -85,6 +85,18 @@ function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
     },
     lastCommitAt: NOW,
     waitingForMasks: 0,
+    protection: {
+      mode: 'off',
+      state: 'off',
+      consistentAsOf: undefined,
+      inconsistentSince: undefined,
+      behindBlocks: 0,
+      behindBytes: 0,
+      unflushedBlocks: 0,
+      link: {state: 'off', since: NOW, lastError: undefined},
+      lastError: undefined,
+      resync: {rateLimit: undefined, rate: 0, etaMs: undefined},
+    },
     ...changes,
   };
 }

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 
 import {mapFileSize} from '../../../src/map/map-layout.js';
 import {DamagedStateError, MapFile} from '../../../src/map/map-file.js';
+import {EMPTY_RECORD} from '../../../src/map/map-log.js';
 import {recoverMap} from '../../../src/volume/recovery.js';
 import {MemoryStorage} from '../../support/memory-storage.js';
 import {plainEnvironment} from '../../support/plain-environment.js';
@@ -32,10 +33,9 @@ async function filled(): Promise<MemoryStorage> {
   await mapFile.checkpoint(() => ({pages, masks: masks.images(), intents: [3], isClean: false}));
   for (const start of [200, 201]) {
     const record = {
+      ...EMPTY_RECORD,
       runs: [{start, count: 1, state: 4 as const}],
-      masks: [],
       intentsSet: [start - 195],
-      intentsCleared: [],
     };
     mustReserve(mapFile.tryReserve(record));
     await mapFile.append(record, () => record);
@@ -104,12 +104,7 @@ test('any single damaged byte that matters is found, named, and nothing is writt
 test('a commit costs what changed, and the log takes many before a checkpoint', async (t) => {
   const storage = await formatted();
   const {mapFile} = await recoverMap(storage, plainEnvironment());
-  const record = {
-    runs: [{start: 7, count: 1, state: 3 as const}],
-    masks: [],
-    intentsSet: [],
-    intentsCleared: [],
-  };
+  const record = {...EMPTY_RECORD, runs: [{start: 7, count: 1, state: 3 as const}]};
   storage.writtenBytes = 0;
   let appended = 0;
   while (mapFile.tryReserve(record)) {
@@ -130,11 +125,11 @@ test('64 TiB at 64 KiB opens by reading log and directory only; pages are read a
   const pages = first.map.takePageImages();
   await first.mapFile.checkpoint(() => ({pages, masks: [], intents: [], isClean: true}));
   storage.readBytes = 0;
-  const {map, mapFile} = await recoverMap(storage, plainEnvironment());
+  const {map, mapFile, behind} = await recoverMap(storage, plainEnvironment());
   t.true(storage.readBytes < 8 * 2 ** 20, `${storage.readBytes} bytes read`);
   t.is(map.count(3), 5000);
   t.is(map.firstUnloadedPage(8192 * 4999, 8192 * 5001), 4999);
-  await mapFile.loadPage(map, 4999);
+  await mapFile.loadPage(map, 4999, behind);
   t.is(map.get(4999 * 8192 + 1), 3);
   t.is(map.get(2 ** 30 - 1), 0);
 });

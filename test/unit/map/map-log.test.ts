@@ -3,7 +3,13 @@ import fc from 'fast-check';
 
 import type {StateCode} from '../../../src/map/block-state.js';
 import {Geometry} from '../../../src/map/geometry.js';
-import {encodeRecord, type LogRecord, recordBytes, scanLog} from '../../../src/map/map-log.js';
+import {
+  EMPTY_RECORD,
+  encodeRecord,
+  type LogRecord,
+  recordBytes,
+  scanLog,
+} from '../../../src/map/map-log.js';
 
 const GEOMETRY = new Geometry({size: 2 ** 45, blockSize: 65_536});
 const LOG_BYTES = 65_536;
@@ -23,6 +29,8 @@ const record: fc.Arbitrary<LogRecord> = fc.record({
   }),
   intentsSet: fc.array(fc.nat(GEOMETRY.regionCount - 1), {maxLength: 5}),
   intentsCleared: fc.array(fc.nat(GEOMETRY.regionCount - 1), {maxLength: 5}),
+  behindSet: fc.array(fc.record({start: block, count: fc.constant(1)}), {maxLength: 5}),
+  behindCleared: fc.array(fc.record({start: block, count: fc.constant(1)}), {maxLength: 5}),
 });
 
 /** A log with the records of one generation behind a checkpoint that contains `sequence`. */
@@ -63,10 +71,8 @@ test('what was written is read back, whatever lay in the log before', (t) => {
 
 test('a torn last record is a crash and is left out; a bad one before a good one is damage', (t) => {
   const records = [1, 2, 3].map((start) => ({
+    ...EMPTY_RECORD,
     runs: [{start, count: 1, state: 3 as const}],
-    masks: [],
-    intentsSet: [],
-    intentsCleared: [],
   }));
   const {log} = writeLog(records, 1, 0);
   const torn = log.slice();
