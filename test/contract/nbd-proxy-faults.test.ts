@@ -209,6 +209,19 @@ test('no zombie outlives a power loss', async (t) => {
   t.is(backend.bytes[0], 0);
 });
 
+test('what a cut left on its way is taken by a power loss', async (t) => {
+  const proxy = await startProxy(t, {backend: new MemoryBackend(MiB)});
+  const settings = {zombieMs: 60_000, zombieProbability: 1};
+  proxy.faults.set({reorder: true, reorderHoldMs: 200, ...settings});
+  const client = await connect(t, proxy.uri);
+  const stuck = failureOf(client.write(0, filled(512, 1)));
+  await until(() => proxy.counts.write === 1);
+  await Promise.all([proxy.cut(), proxy.powerLoss()]);
+  t.is(await stuck, 'lost');
+  await until(() => proxy.counts.lostInFlight + proxy.counts.zombies === 1);
+  t.is(proxy.counts.zombies, 0);
+});
+
 for (const stage of CUT_STAGES) {
   test(`a connection is cut: ${stage}`, async (t) => {
     const backend = new MemoryBackend(MiB);
@@ -308,6 +321,18 @@ test('silence is a time-out at the client, and its requests are never done', asy
   t.is(backend.bytes[0], 0);
 });
 
+test('a server that takes connections and says nothing is given up', async (t) => {
+  const proxy = await startProxy(t, {backend: new MemoryBackend(MiB)});
+  proxy.faults.set({silentHandshake: true});
+  const failure = await t.throwsAsync<Error & {code: string}>(
+    connect(t, proxy.uri, {connect: 200}),
+  );
+  t.is(failure?.code, 'ETIMEDOUT');
+  t.deepEqual(proxy.missing('silenced', 'connections'), []);
+  proxy.faults.set({silentHandshake: false});
+  t.is((await connect(t, proxy.uri)).facts.size, MiB);
+});
+
 test('silence that ends is but a delay', async (t) => {
   const proxy = await startProxy(t, {backend: new MemoryBackend(MiB)});
   const client = await connect(t, proxy.uri);
@@ -322,18 +347,16 @@ test('silence that ends is but a delay', async (t) => {
 test('changes that overlap keep their order, whatever is reordered', async (t) => {
   const backend = new MemoryBackend(MiB);
   const proxy = await startProxy(t, {backend});
-  proxy.faults.set({delayMs: 2, reorder: true, volatile: true});
+  proxy.faults.set({delayMs: 4, reorder: true, reorderHoldMs: 5, volatile: true});
   const client = await connect(t, proxy.uri);
   const writes: Promise<void>[] = [];
-  for (let value = 1; value <= 40; value++) {
-    writes.push(client.write((value % 4) * 4096, filled(4096, value)));
+  for (let value = 1; value <= 64; value++) {
+    writes.push(client.write((value % 8) * 4096, filled(4096, value)));
   }
   await Promise.all(writes);
   await client.flush();
-  t.deepEqual(
-    [0, 1, 2, 3].map((at) => backend.bytes[at * 4096]),
-    [40, 37, 38, 39],
-  );
+  const found = Array.from({length: 8}, (_, at) => backend.bytes[at * 4096]);
+  t.deepEqual(found, [64, 57, 58, 59, 60, 61, 62, 63]);
   t.deepEqual(proxy.missing('reordered', 'repliesReordered', 'delayed'), []);
 });
 

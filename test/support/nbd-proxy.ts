@@ -11,6 +11,9 @@
  *   await proxy.powerLoss({downMs: 100});
  *   t.deepEqual(proxy.missing('held', 'lost', 'reordered'), []);
  *
+ * To judge a client that claims "in sync": after `powerLoss` the backend holds what really was
+ * durable, the hardest question; after `settle` it holds what a reader would see.
+ *
  * With no fault switched on it is an honest server: nothing is held back. Each fault is described
  * where it is set (nbd-proxy/faults.ts), each count where it is declared (nbd-proxy/ledger.ts).
  * Chances come from the seed, one generator a connection and a request; timing does not.

@@ -39,6 +39,8 @@ export interface FaultSettings {
   zombieProbability: number;
   /** Requests are taken and neither done nor answered until this is off again. */
   silent: boolean;
+  /** New connections are taken, and not a word is said until this is off again. */
+  silentHandshake: boolean;
   /** What a trim does to the bytes; `random`: either. */
   trim: 'zero' | 'ignore' | 'random';
 }
@@ -54,6 +56,7 @@ const NONE: FaultSettings = {
   zombieMs: 0,
   zombieProbability: 0.75,
   silent: false,
+  silentHandshake: false,
   trim: 'zero',
 };
 

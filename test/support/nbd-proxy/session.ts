@@ -79,6 +79,9 @@ export class Session {
 
   /** Resolves once the connection has ended and none of its requests is being served. */
   async run(): Promise<void> {
+    const {faults, ledger} = this.#shared;
+    if (faults.now.silentHandshake) ledger.add('silenced', {connection: this.id});
+    while (faults.now.silentHandshake && !this.#death) await this.#wait(SILENCE_POLL_MS);
     const isReady = await shakeHands(this.#socket, this.#reader, this.#shared.served);
     // "Terminating the transmission phase": what came before NBD_CMD_DISC is served to its end.
     if (isReady && !(await this.#takeRequests())) this.die('client');
