@@ -38,6 +38,9 @@ import {
   type StateCode,
 } from './block-state.js';
 import {type Geometry, PAGE_BLOCKS, PAGE_BYTES} from './geometry.js';
+import {pushRun, type StateRun} from './state-run.js';
+
+export type {StateRun} from './state-run.js';
 
 /** Page kinds beside the state codes 0-4. */
 export const MIXED = 14;
@@ -45,13 +48,6 @@ const UNLOADED = 15;
 
 const DIRTY = 1;
 const CHANGED = 2;
-
-/** Blocks [start, start+count) are in `state`. */
-export interface StateRun {
-  start: number;
-  count: number;
-  state: StateCode;
-}
 
 /** A page as a checkpoint writes it; `entries` (a copy, marks cleared) only where it is mixed. */
 export interface PageImage {
@@ -394,12 +390,4 @@ export class OverwriteMap {
     this.#kinds[page] = state;
     this.#entries.release(page * PAGE_BYTES, PAGE_BYTES);
   }
-}
-
-/** Appends a run, joined to the last one where they touch and agree. */
-function pushRun(runs: StateRun[], run: StateRun): void {
-  const last = runs.at(-1);
-  if (last && last.state === run.state && last.start + last.count === run.start)
-    last.count += run.count;
-  else runs.push(run);
 }

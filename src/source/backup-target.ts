@@ -21,7 +21,7 @@ export interface BackupTarget {
   write(offset: number, bytes: Uint8Array): Promise<void>;
   /** The range reads zeroes afterwards, whatever the server does for it. Any length. */
   zero(offset: number, length: number): Promise<void>;
-  /** Lets the server forget the range; what it reads afterwards is undefined. Never used for zeroes. */
+  /** Lets the server forget the range: it may read anything afterwards. Never used for zeroes. */
   trim(offset: number, length: number): Promise<void>;
   /** Every write answered before this call is durable when the promise resolves. */
   flush(): Promise<void>;

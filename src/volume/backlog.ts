@@ -48,15 +48,18 @@ export class Backlog {
   readonly #entries = new Map<number, Entry>();
   /** Blocks that left `lacking` while the disk says they are behind. */
   readonly #cleared = new Set<number>();
-  /** Until when (clock time) a block may not be sent again. */
-  readonly #doubtful = new Map<number, number>();
+  readonly #doubtful: BlockSet;
+  /** Until when (clock time) no doubtful block may be sent again. */
+  #doubtUntil = -Infinity;
   #bulk: BlockRun[] = [];
   #live = 0;
+  #falls = 0;
   #unproved = 0;
 
   constructor(core: VolumeCore, lacking: BlockSet) {
     this.#core = core;
     this.#lacking = lacking;
+    this.#doubtful = new BlockSet(core.geometry, core.environment, 'doubtful');
   }
 
   /** Blocks known to be missing on the backup. */
@@ -69,8 +72,18 @@ export class Backlog {
     return this.#live - this.#unproved;
   }
 
+  /** Rises whenever a block falls behind: equal at two moments, none did in between. */
+  get falls(): number {
+    return this.#falls;
+  }
+
   get unprovedCount(): number {
     return this.#unproved;
+  }
+
+  /** Behind, or sent and not flushed. */
+  isLacking(block: number): boolean {
+    return this.#lacking.has(block);
   }
 
   isBehind(block: number): boolean {
@@ -100,8 +113,7 @@ export class Backlog {
 
   maySend(block: number): boolean {
     if (!this.isBehind(block) || this.#entries.get(block)?.isUnproved === true) return false;
-    const until = this.#doubtful.get(block);
-    return until === undefined || until <= this.#core.environment.clock.now();
+    return !this.#doubtful.has(block) || this.#doubtUntil <= this.#core.environment.clock.now();
   }
 
   /** Blocks that were doubtful, are sent and flushed, and must be read back. */
@@ -160,10 +172,10 @@ export class Backlog {
    */
   loseUnflushed(graceMs: number): void {
     const {bugs, clock} = this.#core.environment;
-    const until = clock.now() + graceMs;
+    this.#doubtUntil = clock.now() + graceMs;
     for (const [block, entry] of this.#entries) {
       if (entry.isBehind) continue;
-      if (entry.inFlight > 0 && !bugs.has('zombie-write')) this.#doubtful.set(block, until);
+      if (entry.inFlight > 0 && !bugs.has('zombie-write')) this.#doubtful.add(block, block + 1);
       if (entry.inFlight === 0 && bugs.has('reconnect-set-lost')) continue;
       this.#fallBehind(block, entry);
     }
@@ -197,11 +209,11 @@ export class Backlog {
     if (!entry?.isUnproved) return;
     if (isEqual) {
       this.#settleProof(entry);
-      this.#doubtful.delete(block);
+      this.#doubtful.delete(block, block + 1);
       this.#leave(block, entry);
       return;
     }
-    this.#doubtful.set(block, this.#core.environment.clock.now() + graceMs);
+    this.#doubtUntil = this.#core.environment.clock.now() + graceMs;
     this.#fallBehind(block, entry);
   }
 
@@ -212,12 +224,17 @@ export class Backlog {
       if (entry) this.#fallBehind(block, entry);
     }
     this.#lacking.add(start, end);
+    this.#falls++;
     this.#bulk.push({start, count: end - start});
   }
 
-  /** Makes the disk's view that of the memory, for the checkpoint that opening ends with. */
-  alignDisk(): void {
-    const {behind, geometry, map} = this.#core;
+  /**
+   * The backlog as the disk knows it, at opening, and the disk's view of it made the same for the
+   * checkpoint that opening ends with. After an unclean stop all of it is doubtful: the server may
+   * still work on what the last daemon sent.
+   */
+  open(isClean: boolean, graceMs: number): void {
+    const {behind, environment, geometry, map} = this.#core;
     for (const set of [behind, this.#lacking]) {
       for (const {start, count} of set.runs(0, geometry.blockCount)) {
         map.touch(start, start + count);
@@ -228,7 +245,10 @@ export class Backlog {
     }
     for (const {start, count} of this.#lacking.runs(0, geometry.blockCount)) {
       behind.add(start, start + count);
+      if (!isClean && !environment.bugs.has('zombie-write'))
+        this.#doubtful.add(start, start + count);
     }
+    this.#doubtUntil = environment.clock.now() + graceMs;
   }
 
   /**
@@ -291,13 +311,15 @@ export class Backlog {
     if (keepMark) intents.retain(geometry.regionOf(geometry.offsetOf(block)));
     const entry = {inFlight: 0, isTouched: false, isBehind, isUnproved: false, hasMark: keepMark};
     this.#entries.set(block, entry);
-    if (!isBehind) this.#live++;
+    if (isBehind) this.#falls++;
+    else this.#live++;
     return entry;
   }
 
   #fallBehind(block: number, entry: Entry): void {
     this.#settleProof(entry);
     if (entry.isBehind) return;
+    this.#falls++;
     entry.isBehind = true;
     this.#live--;
     this.#drop(block, entry);

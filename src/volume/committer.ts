@@ -75,7 +75,7 @@ export class Committer {
     const {environment, map, stopping, tuning} = this.#core;
     while (!this.#core.isStopping) {
       await environment.clock.sleep(tuning.commitIntervalMs, stopping.signal);
-      const isDue = map.isDirty || this.#core.through.backlog.liveCount > 0;
+      const isDue = map.isDirty || this.#core.through.needsFlush;
       if (isDue && !this.#core.isStopping) await this.commit().catch(() => undefined);
     }
   }

@@ -13,11 +13,12 @@ import {Signal} from '../base/signal.js';
 import {SECTOR} from '../base/units.js';
 import {ABSENT, PARTIAL, ZEROED} from '../map/block-state.js';
 import type {BackupTarget} from '../source/backup-target.js';
+import type {Piece} from './backup-sends.js';
 import type {VolumeCore} from './core.js';
 import type {Fetcher} from './fetcher.js';
 import {Pace} from './pace.js';
 import type {ProtectionReport, ProtectionState} from './protection.js';
-import type {Piece, WriteThrough} from './write-through.js';
+import type {WriteThrough} from './write-through.js';
 
 /** Pieces under way at once. */
 const DEPTH = 4;
@@ -161,6 +162,7 @@ export class Resyncer {
       })
       .finally(() => {
         this.#slots.give(1);
+        if (this.#through.backlog.behindCount === 0) this.#through.commitSoon();
         this.poke();
       });
   }
@@ -173,7 +175,7 @@ export class Resyncer {
     const runEnd = map.runEnd(block, limit);
     let end = block + 1;
     while (end < runEnd && this.#through.backlog.maySend(end)) end++;
-    return map.get(block) === PARTIAL ? block + 1 : end;
+    return end;
   }
 
   /** Sees to it that the store has all there is to send; false where that must wait. */
@@ -202,14 +204,16 @@ export class Resyncer {
     let sending: Promise<void>;
     try {
       let stop = start;
-      while (stop < end && backlog.maySend(stop) && map.get(stop) === map.get(start)) stop++;
+      const state = map.get(start);
+      const limit = state === PARTIAL ? start + 1 : end;
+      while (stop < limit && backlog.maySend(stop) && map.get(stop) === state) stop++;
       if (stop === start || this.#through.target !== target) return;
       if (!this.#canSend(start)) return;
       const pieces = await this.#read(start, stop);
       if (this.#core.isAbandoned || this.#through.target !== target) return;
       for (let block = start; block < stop; block++) if (!backlog.maySend(block)) return;
       backlog.resend(start, stop);
-      sending = this.#through.transmit(target, {start, count: stop - start}, pieces);
+      sending = this.#through.sends.transmit(target, {start, count: stop - start}, pieces);
     } finally {
       hold.release();
     }

@@ -113,7 +113,8 @@ export class Volume implements BlockDevice {
    */
   static async open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
     const {environment, mapFile: mapStorage, source, store} = parts;
-    const {mapFile, map, masks, behind, suspects} = await recoverMap(mapStorage, environment);
+    const recovered = await recoverMap(mapStorage, environment);
+    const {mapFile, map, masks, behind} = recovered;
     const {geometry} = mapFile;
     for (const part of [store, source]) {
       if (part.size >= geometry.size) continue;
@@ -131,7 +132,7 @@ export class Volume implements BlockDevice {
       masks,
       behind,
     });
-    core.through = new WriteThrough(core, suspects, parts.backup);
+    core.through = new WriteThrough(core, recovered, parts.backup);
     await mapFile.checkpoint(() => ({
       pages: map.takePageImages().map((image) => withBehindMarks(image, behind, geometry)),
       masks: masks.images(),
@@ -221,13 +222,18 @@ export class Volume implements BlockDevice {
     return this.#resyncer.report();
   }
 
+  /** Whether the backup durably holds a byte's block as the volume has it, as far as is known. */
+  isOnBackup(offset: number): boolean {
+    return !this.#through.backlog.isLacking(this.#core.geometry.blockOf(offset));
+  }
+
   /** Whether the source and the backup still hold what they held at first in a byte's block. */
   isUntouched(offset: number): boolean {
     const {geometry, map} = this.#core;
     const block = geometry.blockOf(offset);
     if (map.firstUnloadedPage(block, block + 1) !== undefined) return false;
     const state = map.get(block);
-    return (state === ABSENT || state === COPIED) && !this.#through.backlog.isBehind(block);
+    return (state === ABSENT || state === COPIED) && this.isOnBackup(offset);
   }
 
   /** Switches hydration, its rate included; takes effect at once. */

@@ -13,20 +13,23 @@
  */
 import {Budget} from '../base/budget.js';
 import {BlockError, messageOf} from '../base/errors.js';
-import {RangeLock} from '../base/range-lock.js';
 import {MiB} from '../base/units.js';
 import {ABSENT, COPIED} from '../map/block-state.js';
-import {BlockSet, type BlockRun} from '../map/block-set.js';
+import {BlockSet} from '../map/block-set.js';
 import {PAGE_BLOCKS} from '../map/geometry.js';
-import {type BackupTarget, isTargetLoss} from '../source/backup-target.js';
+import type {BackupTarget} from '../source/backup-target.js';
 import {Backlog} from './backlog.js';
 import {BackupLink} from './backup-link.js';
+import {BackupSends} from './backup-sends.js';
 import type {VolumeCore} from './core.js';
 import type {ProtectionMemory, WriteThroughMode} from './protection.js';
 import {blocksOfRegion} from './recovery.js';
 
 /** Bytes on their way to the backup at most; a write beyond waits for some before it. */
 const SENDING_BYTES_MAX = 32 * MiB;
+
+/** Milliseconds between two looks of a strict write whose block may not be sent yet. */
+const STRICT_LOOK_MS = 10;
 
 /** Where writes go through to. */
 export interface Backup {
@@ -44,23 +47,26 @@ export interface Backup {
 export class WriteThrough {
   readonly backlog: Backlog;
   readonly link: BackupLink;
+  readonly sends: BackupSends;
   readonly isSource: boolean;
   readonly #core: VolumeCore;
   readonly #backup: Backup | undefined;
-  readonly #order = new RangeLock();
   readonly #budget = new Budget(SENDING_BYTES_MAX);
-  readonly #sends = new Set<Promise<void>>();
   #mode: WriteThroughMode = 'off';
   /** Switched on, but what the backup lacks from before is not listed yet: nothing is sent. */
   #isListing = false;
   #memory: ProtectionMemory;
-  #lastError: string | undefined;
   /** Called when there may be something to send. */
   onWork: () => void = () => undefined;
   /** Asks for a commit that nobody waits for. */
   commitSoon: () => void = () => undefined;
 
-  constructor(core: VolumeCore, suspects: readonly number[], backup: Backup | undefined) {
+  /** `suspects`: regions that an unclean stop left marked. */
+  constructor(
+    core: VolumeCore,
+    {suspects, wasClean}: {suspects: readonly number[]; wasClean: boolean},
+    backup: Backup | undefined,
+  ) {
     this.#core = core;
     this.#backup = backup;
     this.isSource = backup?.isSource ?? true;
@@ -69,7 +75,7 @@ export class WriteThrough {
     this.backlog = new Backlog(core, new BlockSet(geometry, environment, 'backlog'));
     // After an unclean stop what was written there may be on one side only.
     for (const region of suspects) core.behind.add(...blocksOfRegion(geometry, region));
-    this.backlog.alignDisk();
+    this.backlog.open(wasClean, core.tuning.zombieGraceMs);
     this.link = new BackupLink({
       environment,
       open: (signal) => this.#open(signal),
@@ -77,6 +83,7 @@ export class WriteThrough {
       onConnected: () => this.#connected(),
       onLost: () => this.#lost(),
     });
+    this.sends = new BackupSends(core, this);
   }
 
   get mode(): WriteThroughMode {
@@ -97,7 +104,7 @@ export class WriteThrough {
 
   /** The last error of a single request to the backup; undefined after one that went well. */
   get lastError(): string | undefined {
-    return this.#lastError;
+    return this.sends.lastError;
   }
 
   /** The connection, if writes may be sent now. */
@@ -118,7 +125,7 @@ export class WriteThrough {
     if (mode === 'off') {
       await this.link.stop();
       this.backlog.loseUnflushed(this.#core.tuning.zombieGraceMs);
-      await this.#settle();
+      await this.sends.settle();
       await commit();
       return;
     }
@@ -154,10 +161,12 @@ export class WriteThrough {
       let hasSent = false;
       for (let block = start; block < end; block++) {
         if (!this.backlog.maySend(block)) continue;
-        await bring(block);
+        await bring(block).catch((error: unknown) => {
+          throw strictError(error);
+        });
         hasSent = true;
       }
-      if (!hasSent) await this.#core.environment.clock.sleep(10, this.#core.stopping.signal);
+      if (!hasSent) await this.#core.environment.clock.sleep(STRICT_LOOK_MS);
       if (this.#core.isStopping) throw this.#away();
     }
   }
@@ -185,7 +194,8 @@ export class WriteThrough {
     }
     if (bytes) await this.#budget.take(length);
     const {target} = this;
-    if (!target) {
+    // The connection may have been lost, with what came before, since isReady().
+    if (!target || (isStrict && this.backlog.isAnyBehind(first, last))) {
       if (bytes) this.#budget.give(length);
       if (isStrict) throw this.#away();
       this.backlog.note(first, last);
@@ -195,7 +205,7 @@ export class WriteThrough {
       const start = Math.max(offset, geometry.offsetOf(run.start));
       const end = Math.min(offset + length, geometry.offsetOf(run.start + run.count));
       const part = bytes && Buffer.from(bytes.subarray(start - offset, end - offset));
-      return this.transmit(target, run, [{offset: start, length: end - start, bytes: part}]);
+      return this.sends.transmit(target, run, [{offset: start, length: end - start, bytes: part}]);
     });
     const all = Promise.allSettled(parts).then((results) => {
       if (bytes) this.#budget.give(length);
@@ -203,7 +213,12 @@ export class WriteThrough {
       if (failed) throw failed.reason;
     });
     all.catch(() => undefined);
-    if (isStrict && !environment.bugs.has('strict-parallel-legs')) await all;
+    if (!isStrict || environment.bugs.has('strict-parallel-legs')) return;
+    try {
+      await all;
+    } catch (error) {
+      throw strictError(error);
+    }
   }
 
   /** The store did not take what was sent: which of the two holds what, nobody knows. */
@@ -215,31 +230,6 @@ export class WriteThrough {
   }
 
   /**
-   * Sends the pieces of a run of blocks that the backlog counts as live, in their turn. Its turn is
-   * taken at once, so call it while nobody else can change the range in the store.
-   */
-  async transmit(target: BackupTarget, run: BlockRun, pieces: Piece[]): Promise<void> {
-    const {geometry} = this.#core;
-    const turn = this.#order.acquire(
-      geometry.offsetOf(run.start),
-      geometry.offsetOf(run.start + run.count),
-    );
-    const sending = this.#transmit(target, turn, pieces).then(
-      () => this.backlog.answered(run, true),
-      (error: unknown) => {
-        this.backlog.answered(run, false);
-        this.onWork();
-        throw error;
-      },
-    );
-    const settled: Promise<void> = sending
-      .catch(() => undefined)
-      .finally(() => this.#sends.delete(settled));
-    this.#sends.add(settled);
-    await sending;
-  }
-
-  /**
    * Makes what was sent durable on the backup. Resolves true if the backup now holds everything
    * that was written before; never rejects.
    */
@@ -247,7 +237,11 @@ export class WriteThrough {
     if (!this.isOn) return true;
     const {target} = this;
     const {clock} = this.#core.environment;
-    if (!target) return false;
+    const {backlog} = this;
+    if (!target) return backlog.behindCount + backlog.liveCount === 0;
+    const at = clock.wallTime();
+    const {falls} = backlog;
+    const wasBehind = backlog.behindCount > 0;
     const timer = new AbortController();
     void clock.sleep(this.#core.tuning.backupPatienceMs, timer.signal).then(() => {
       if (timer.signal.aborted) return;
@@ -255,16 +249,16 @@ export class WriteThrough {
       this.link.lose(target, new BlockError('ETIMEDOUT', what, {op: 'flush'}));
     });
     try {
-      await this.#settle();
+      await this.sends.settle();
       if (this.target !== target) return false;
-      const at = clock.wallTime();
-      const blocks = this.backlog.beginFlush();
-      if (this.backlog.liveCount > 0) await target.flush();
+      const blocks = backlog.beginFlush();
+      if (backlog.liveCount > 0) await target.flush();
       if (this.target !== target) return false;
-      this.backlog.covered(blocks);
+      backlog.covered(blocks);
       this.link.noteAnswer();
-      if (this.backlog.unprovedCount > 0) this.onWork();
-      if (this.backlog.behindCount > 0) return false;
+      if (backlog.unprovedCount > 0) this.onWork();
+      // A block sent by the resync meanwhile is not behind any more, nor covered by this flush.
+      if (wasBehind || backlog.behindCount > 0 || backlog.falls !== falls) return false;
       await this.#consistent(at);
       return true;
     } catch (error) {
@@ -273,6 +267,15 @@ export class WriteThrough {
     } finally {
       timer.abort();
     }
+  }
+
+  /** Sent blocks, or a claim, wait for a flush that nobody has asked for yet. */
+  get needsFlush(): boolean {
+    const {backlog} = this;
+    if (!this.target || backlog.behindCount > 0) return backlog.liveCount > 0;
+    const {consistentAsOf, inconsistentSince} = this.#memory;
+    const hasNoClaim = consistentAsOf === undefined || inconsistentSince !== undefined;
+    return backlog.liveCount > 0 || hasNoClaim;
   }
 
   /** The backup is about to change in another order than the guest wrote; durably known first. */
@@ -284,39 +287,8 @@ export class WriteThrough {
 
   async close(): Promise<void> {
     await this.link.stop();
-    await this.#settle();
+    await this.sends.settle();
     if (this.#backup && this.isOn) await this.#backup.remember(this.#memory).catch(() => undefined);
-  }
-
-  async #transmit(
-    target: BackupTarget,
-    turn: Promise<{release(): void}>,
-    pieces: Piece[],
-  ): Promise<void> {
-    const {environment} = this.#core;
-    const hold = await turn;
-    try {
-      for (const {offset, length, bytes} of pieces) {
-        // Sent on the next connection it could overtake what is sent there in its place.
-        if (this.target !== target) throw this.#away();
-        if (bytes) await target.write(offset, bytes);
-        else if (environment.bugs.has('trim-for-zeroes')) await target.trim(offset, length);
-        else await target.zero(offset, length);
-      }
-      this.#lastError = undefined;
-      this.link.noteAnswer();
-    } catch (error) {
-      this.#lastError = messageOf(error);
-      if (isTargetLoss(error)) this.link.lose(target, error);
-      throw error;
-    } finally {
-      hold.release();
-    }
-  }
-
-  /** Resolves when nothing that was begun before is under way. */
-  async #settle(): Promise<void> {
-    await Promise.all(this.#sends);
   }
 
   /** I8: at this moment, and only then, the backup is known to be a state of the volume. */
@@ -388,9 +360,9 @@ export class WriteThrough {
   }
 }
 
-/** Bytes for the backup; `bytes` undefined: zeroes. */
-export interface Piece {
-  offset: number;
-  length: number;
-  bytes: Uint8Array | undefined;
+/** What a guest is told where the backup did not take a strict write. */
+function strictError(cause: unknown): BlockError {
+  const code = cause instanceof BlockError && cause.code === 'ENOSPC' ? 'ENOSPC' : 'EIO';
+  const what = `write: the backup did not take it (${messageOf(cause)})`;
+  return new BlockError(code, what, {op: 'write', cause});
 }

@@ -29,8 +29,9 @@ function newWorld(seed: number): World {
   const geometry = {size: 12 * 4 * KiB, blockSize: 4 * KiB};
   const map = {logBytes: 4 * KiB, intentCountMax: 2, maskCountMax: 16};
   const content = {...config.content, size: geometry.size};
+  const backup = {...config.backup, mode: 'sync' as const, hasErrors: false};
   return new World(
-    {...config, geometry, content, tuning: {map, commitIntervalMs: 30}, mapLimits: map},
+    {...config, geometry, content, tuning: {map, commitIntervalMs: 30}, mapLimits: map, backup},
     prng,
   );
 }

@@ -44,6 +44,7 @@ function smallWorld(seed: number): World {
     storeLatency: 0.2,
     syncLatency: 0.3,
     sourceLatency: 0.5,
+    backup: {...config.backup, mode: 'sync', hasErrors: false},
   };
   return new World(small, prng);
 }

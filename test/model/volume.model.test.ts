@@ -155,7 +155,8 @@ test('any commands in any order give what a flat array gives', async (t) => {
     const content = {...config.content, size: geometry.size};
     const mapLimits = {logBytes: 4 * KiB, intentCountMax: 2, maskCountMax: 16};
     const tuning = {...config.tuning, map: mapLimits};
-    const world = new World({...config, geometry, content, mapLimits, tuning}, prng);
+    const backup = {...config.backup, mode: 'sync' as const, hasErrors: false};
+    const world = new World({...config, geometry, content, mapLimits, tuning, backup}, prng);
     await world.create();
     const sectors = Array.from({length: SECTORS}, (_, index) => [
       sourceValue(content, index * SECTOR),

@@ -24,7 +24,8 @@ for (const seed of [1, 2, 3]) {
     const mapLimits = {logBytes: 8192, intentCountMax: 4, maskCountMax: 16};
     const content = {...config.content, size: SIZE, cellSize: BLOCK};
     const tuning = {map: mapLimits, commitIntervalMs: 50, readAheadMax: 0};
-    const world = new World({...config, geometry, content, mapLimits, tuning}, prng);
+    const backup = {...config.backup, mode: 'sync' as const, hasErrors: false};
+    const world = new World({...config, geometry, content, mapLimits, tuning, backup}, prng);
     await world.create();
     const {oracle, scheduler, trace, always} = world;
     const places = [0, ...PLACES, Math.floor(SIZE / BLOCK)];

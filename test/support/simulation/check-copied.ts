@@ -1,7 +1,6 @@
 /** I11, looked at from outside: copied blocks against the source, byte by byte. */
 import {assert} from '../../../src/base/assert.js';
 import type {Volume} from '../../../src/volume/volume.js';
-import {fillFromSource} from './sim-source.js';
 import type {World} from './world.js';
 
 /**
@@ -16,10 +15,10 @@ export async function checkCopied(world: World, volume: Volume): Promise<void> {
   const ours = new Uint8Array(blockSize);
   const theirs = new Uint8Array(blockSize);
   for (let offset = 0; offset < size; offset += blockSize) {
-    if ((await volume.stateAt(offset)) !== 'copied') continue;
+    if ((await volume.stateAt(offset)) !== 'copied' || !volume.isOnBackup(offset)) continue;
     const length = Math.min(blockSize, size - offset);
     store.peek(offset, ours.subarray(0, length));
-    fillFromSource(config.content, offset, theirs.subarray(0, length));
+    world.source.fill(offset, theirs.subarray(0, length));
     const isEqual = Buffer.compare(ours.subarray(0, length), theirs.subarray(0, length)) === 0;
     assert(
       isEqual,

@@ -25,6 +25,20 @@ export interface GuestTools {
   readonly places?: readonly number[];
   /** Whether an error may be an answer now; without it each one fails the run. */
   readonly mayFail: (error: unknown) => boolean;
+  /** Told of each write before it is sent. */
+  readonly noteWrite?: (offset: number, length: number, value: number) => void;
+  /** Told of each answered flush. */
+  readonly noteFlush?: () => void;
+  /** Told of each answered write without FUA: its answer says how late it took effect. */
+  readonly noteAnswer?: (write: AnsweredWrite) => void;
+}
+
+/** A write that was answered, and when it was sent. */
+export interface AnsweredWrite {
+  readonly offset: number;
+  readonly length: number;
+  readonly value: number;
+  readonly since: number;
 }
 
 /** A request on its way. */
@@ -62,7 +76,10 @@ export class Guest {
     if (op === 'flush') {
       const began = oracle.beginFlush();
       this.#run(life, {op, offset: 0, length: 0}, () => device.flush(), {
-        done: () => oracle.acknowledgeFlush(began),
+        done: () => {
+          oracle.acknowledgeFlush(began);
+          this.#tools.noteFlush?.();
+        },
       });
       return;
     }
@@ -104,6 +121,8 @@ export class Guest {
     const {oracle, prng} = this.#tools;
     const value = op === 'write' ? ++this.requests : ZERO;
     const write = oracle.beginWrite(offset, length, value);
+    this.#tools.noteWrite?.(offset, length, value);
+    const since = this.#tools.scheduler.now;
     const buffer = Buffer.alloc(op === 'write' ? length : 0);
     stamp(buffer, offset, value);
     const mayTrim = prng.chance(1, 2);
@@ -117,6 +136,7 @@ export class Guest {
     this.#run(life, {op: name, offset, length}, call, {
       done: () => {
         oracle.acknowledge(write, fua);
+        if (!fua) this.#tools.noteAnswer?.({offset, length, value, since});
         buffer.fill(SCRIBBLE);
       },
       failed: () => oracle.fail(write),

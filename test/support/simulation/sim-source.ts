@@ -29,6 +29,8 @@ export interface SimSourceTools {
   readonly life: Life;
   readonly latency: () => number;
   readonly fault?: ((op: 'read' | 'extents') => ErrnoCode | undefined) | undefined;
+  /** What the server holds now; left out: the content it began with. */
+  readonly peek?: ((offset: number, buffer: Uint8Array) => void) | undefined;
 }
 
 type CellKind = 'data' | 'hole' | 'secret zeroes';
@@ -89,7 +91,7 @@ export class SimSource implements Source {
     const {prng} = this.#tools;
     buffer.fill(0xdd);
     await this.#answer('read', offset, buffer.length, options?.signal);
-    fillFromSource(this.#content, offset, buffer);
+    this.fill(offset, buffer);
     if (prng.chance(1, 8)) await this.#wait(this.#tools.latency());
   }
 
@@ -104,13 +106,27 @@ export class SimSource implements Source {
     const found: SourceExtent[] = [];
     for (let at = offset; at < offset + length;) {
       const end = Math.min(alignDown(at, cellSize) + cellSize, offset + length);
-      const isZero = cellKind(this.#content, at) === 'hole';
+      const isZero = cellKind(this.#content, at) === 'hole' && this.#isZero(at, end - at);
       const last = found.at(-1);
       if (last && last.isZero === isZero) last.length += end - at;
       else found.push({offset: at, length: end - at, isZero});
       at = end;
     }
     return found;
+  }
+
+  /** The bytes it would give now. */
+  fill(offset: number, buffer: Uint8Array): void {
+    if (this.#tools.peek) this.#tools.peek(offset, buffer);
+    else fillFromSource(this.#content, offset, buffer);
+  }
+
+  /** A hole that was written to is one no more. */
+  #isZero(offset: number, length: number): boolean {
+    if (!this.#tools.peek) return true;
+    const bytes = new Uint8Array(length);
+    this.#tools.peek(offset, bytes);
+    return bytes.every((byte) => byte === 0);
   }
 
   /** Rejects who waits for it to come back, as the contract says. */

@@ -11,47 +11,21 @@
 import {assert} from '../../../src/base/assert.js';
 import {toErrno, ERRNO} from '../../../src/base/errors.js';
 import {Prng} from '../../../src/base/prng.js';
-import type {SeededBug} from '../../../src/base/seeded-bugs.js';
 import {SECTOR} from '../../../src/base/units.js';
 import type {HydrationMode, VolumeMode} from '../../../src/volume/report.js';
 import {CUT_MODES} from '../../../src/wrap/cut.js';
+import {BackupEvents} from './backup-events.js';
 import {checkCopied} from './check-copied.js';
 import {Guest} from './guest.js';
+import {
+  SimulationError,
+  type SimulationOptions,
+  type SimulationResult,
+} from './simulation-result.js';
 import {World, type CrashChoice} from './world.js';
-import {randomConfig, type GuestAction, type WorldConfig} from './world-config.js';
+import {randomConfig, type GuestAction} from './world-config.js';
 
-export interface SimulationOptions {
-  seed: number;
-  /** Events after which the run comes to its end. @default 1500 */
-  steps?: number;
-  bug?: SeededBug;
-  /** Events the trace of a failure has. @default 60 */
-  traceMax?: number;
-  /** Changes to the world the seed makes. */
-  adjust?: (config: WorldConfig) => WorldConfig;
-}
-
-export interface SimulationResult {
-  readonly seed: number;
-  readonly steps: number;
-  readonly requests: number;
-  readonly crashes: number;
-  /** Virtual milliseconds. */
-  readonly virtualMs: number;
-}
-
-/** What a failed run throws: the reason first, then how to replay it, then the trace. */
-export class SimulationError extends Error {
-  override readonly name = 'SimulationError';
-  readonly seed: number;
-  readonly trace: string;
-
-  constructor(seed: number, cause: unknown, trace: string) {
-    super(`seed ${seed}: ${cause instanceof Error ? cause.message : String(cause)}`, {cause});
-    this.seed = seed;
-    this.trace = trace;
-  }
-}
+export {SimulationError} from './simulation-result.js';
 
 /** Virtual ms a request may take while source and disks answer; longer means it hangs (I5). */
 const REQUEST_MAX_MS = 60_000;
@@ -91,6 +65,7 @@ export async function simulate(options: SimulationOptions): Promise<SimulationRe
 
 class Simulation {
   readonly guest: Guest;
+  readonly backup: BackupEvents;
   readonly #world: World;
   #pendingCrash: CrashChoice | undefined;
   /** Storage events until a crash; it then happens at exactly that moment of the protocol. */
@@ -107,7 +82,24 @@ class Simulation {
     const {blockSize} = config.geometry;
     const {hotBlocks} = config.guest;
     const mayFail = (error: unknown): boolean => this.#mayFail(error);
-    this.guest = new Guest({prng, oracle, scheduler, trace, blockSize, hotBlocks, mayFail});
+    this.backup = new BackupEvents(world, {
+      inFlight: () => this.guest.inFlight,
+      failed: (error) => {
+        if (!this.#mayFail(error)) this.guest.failure ??= error;
+      },
+    });
+    this.guest = new Guest({
+      prng,
+      oracle,
+      scheduler,
+      trace,
+      blockSize,
+      hotBlocks,
+      mayFail,
+      noteWrite: (offset, length, value) => this.backup.checker.noteWrite(offset, length, value),
+      noteFlush: () => this.backup.checker.noteFlush(),
+      noteAnswer: (write) => this.backup.checkStrict(write),
+    });
     world.onStorageEvent = () => this.#countDown();
   }
 
@@ -118,6 +110,12 @@ class Simulation {
     if (world.config.guest.hasSourceErrors) {
       world.sourceFault = () => (world.prng.chance(1, 10) ? 'EIO' : undefined);
     }
+    if (world.config.backup.hasErrors) {
+      world.backupFault = (op) =>
+        op !== 'flush' && world.prng.chance(1, 100)
+          ? world.prng.pick(['EIO', 'ENOSPC'])
+          : undefined;
+    }
     this.#scheduleGuest();
     while (world.scheduler.steps < steps) await this.#step();
     await this.#finish();
@@ -127,6 +125,7 @@ class Simulation {
     const world = this.#world;
     assert(await world.scheduler.step(), 'the guest always has something to do');
     this.#check();
+    await this.backup.check();
     if (this.#pendingCrash) await this.#crash(this.#pendingCrash);
     else if (this.#isRestarting && this.guest.inFlight.size === 0) await this.#restart();
   }
@@ -166,7 +165,7 @@ class Simulation {
   /** Errors are answers only where something was made to fail. */
   #mayFail(error: unknown): boolean {
     const errno = toErrno(error);
-    if (this.#world.faults === 0) return false;
+    if (this.#world.faults === 0 && !this.backup.wasStrict) return false;
     return errno === ERRNO.EIO || errno === ERRNO.ENOSPC || errno === ERRNO.EROFS;
   }
 
@@ -191,6 +190,7 @@ class Simulation {
     else if (action === 'slowness') this.#changeSpeed();
     else if (action === 'restart') this.#isRestarting = prng.chance(1, 8);
     else if (action === 'crash') this.#planCrash();
+    else if (action === 'backup') this.backup.disturb();
     else if (this.guest.inFlight.size < config.guest.inFlightMax)
       this.guest.send(volume, life, action);
   }
@@ -309,6 +309,7 @@ class Simulation {
     const world = this.#world;
     const {prng, scheduler, trace} = world;
     this.guest.forget();
+    this.backup.reopened();
     this.#mode = 'read-write';
     // A crash in the middle of a recovery is a crash like any other.
     if (prng.chance(1, 6)) this.#eventsToCrash = prng.between(1, 12);
@@ -330,6 +331,8 @@ class Simulation {
     this.#isOver = true;
     world.sourceFault = undefined;
     world.storageFault = undefined;
+    world.backupFault = undefined;
+    world.backup.isAway = false;
     this.#eventsToCrash = 0;
     this.#isRestarting = false;
     if (this.#pendingCrash) await this.#crash(this.#pendingCrash);
@@ -346,11 +349,13 @@ class Simulation {
     if (this.guest.failure !== undefined) throw this.guest.failure;
     volume.selfCheck();
     assert(volume.report().isHydrated, 'a hydrated volume says so');
+    await this.backup.bringInSync(volume);
     const began = oracle.beginFlush();
     await scheduler.run(volume.flush(), 20_000);
     oracle.acknowledgeFlush(began);
     await scheduler.run(volume.close(), 20_000);
     this.#checkStoreAlone();
+    this.backup.checker.checkEnd();
   }
 
   #needsRestart(): boolean {

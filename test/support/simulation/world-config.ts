@@ -4,7 +4,11 @@ import {KiB, MiB, SECTOR} from '../../../src/base/units.js';
 import type {GeometryInput} from '../../../src/map/geometry.js';
 import type {MapLimits} from '../../../src/map/map-layout.js';
 import type {VolumeTuning} from '../../../src/volume/tuning.js';
+import type {WriteThroughMode} from '../../../src/volume/protection.js';
 import type {SourceContent} from './sim-source.js';
+
+/** Longer than a late write and the slowest disk take together. */
+const ZOMBIE_GRACE_MS = 60;
 
 export interface WorldConfig {
   readonly geometry: GeometryInput;
@@ -17,7 +21,19 @@ export interface WorldConfig {
   readonly storeLatency: number;
   readonly syncLatency: number;
   readonly sourceLatency: number;
+  readonly backup: BackupConfig;
   readonly guest: GuestHabits;
+}
+
+export interface BackupConfig {
+  /** The mode the volume begins with. */
+  readonly mode: WriteThroughMode;
+  /** The source is the same server and export. */
+  readonly isSource: boolean;
+  /** Typical milliseconds, one way and of its disk. */
+  readonly latency: number;
+  /** Single requests fail now and then. */
+  readonly hasErrors: boolean;
 }
 
 export interface GuestHabits {
@@ -44,6 +60,7 @@ export type GuestAction =
   | 'outage'
   | 'slowness'
   | 'crash'
+  | 'backup'
   | 'restart';
 
 /** A world as the generator says. */
@@ -75,6 +92,12 @@ export function randomConfig(prng: Prng): WorldConfig {
     storeLatency: prng.pick([0.05, 0.2, 1]),
     syncLatency: prng.pick([0.1, 1, 5]),
     sourceLatency: prng.pick([0.1, 1, 10]),
+    backup: {
+      mode: prng.pick(['off', 'sync', 'sync', 'sync', 'strict'] as const),
+      isSource: prng.chance(2, 3),
+      latency: prng.pick([0.05, 0.2, 0.8]),
+      hasErrors: prng.chance(1, 8),
+    },
     guest: randomHabits(prng),
   };
 }
@@ -97,6 +120,8 @@ function randomTuning(
     idleMs: prng.pick([0, 3]),
     yieldMaxMs: prng.pick([1, 50]),
     badRetryMs: prng.pick([10, 1000]),
+    backupPatienceMs: prng.pick([30, 5000]),
+    zombieGraceMs: ZOMBIE_GRACE_MS,
     extentWindow: blocks(1, 8, 1024),
   };
 }
@@ -118,6 +143,7 @@ function randomHabits(prng: Prng): GuestHabits {
       outage: prng.pick([0, 1]),
       slowness: 1,
       crash: prng.pick([0, 1, 1, 3]),
+      backup: prng.pick([0, 1, 3]),
       restart: prng.pick([0, 1]),
     },
   };

@@ -9,14 +9,17 @@
 import {Prng} from '../../../src/base/prng.js';
 import type {ErrnoCode} from '../../../src/base/errors.js';
 import type {SeededBug} from '../../../src/base/seeded-bugs.js';
+import type {ProtectionMemory, WriteThroughMode} from '../../../src/volume/protection.js';
 import {Volume} from '../../../src/volume/volume.js';
+import type {Backup} from '../../../src/volume/write-through.js';
 import {mapFileSize} from '../../../src/map/map-file.js';
 import type {CutMode} from '../../../src/wrap/cut.js';
 import {Oracle, type CrashKind} from '../oracle.js';
 import {GARBAGE, stamp} from '../stamps.js';
 import {Scheduler, type Life} from './scheduler.js';
 import {simEnvironment} from './sim-environment.js';
-import {SimSource, sourceValue} from './sim-source.js';
+import {SimBackup} from './sim-backup.js';
+import {fillFromSource, SimSource, sourceValue} from './sim-source.js';
 import {Trace} from './trace.js';
 import {VolatileStorage, type StorageEvent, type StorageOp} from './volatile-storage.js';
 import type {WorldConfig} from './world-config.js';
@@ -49,6 +52,11 @@ export class World {
   store: VolatileStorage;
   mapFile: VolatileStorage;
   source: SimSource;
+  readonly backup: SimBackup;
+  /** What the volume's record says: the mode it is attached with again. */
+  writeThrough: WriteThroughMode;
+  /** What the record says of the backup. */
+  protection: ProtectionMemory = {consistentAsOf: undefined, inconsistentSince: undefined};
   volume: Volume | undefined;
   crashes = 0;
   faults = 0;
@@ -58,6 +66,7 @@ export class World {
   /** Asked for every storage call; n-th failure loops and the workload set it. */
   storageFault: ((storage: string, op: StorageOp) => ErrnoCode | undefined) | undefined;
   sourceFault: (() => ErrnoCode | undefined) | undefined;
+  backupFault: ((op: string) => ErrnoCode | undefined) | undefined;
   onStorageEvent: ((event: StorageEvent) => void) | undefined;
   readonly #bugs: ReadonlySet<SeededBug>;
 
@@ -82,6 +91,8 @@ export class World {
       {name: 'map', size: mapSize},
       this.#storageTools('map', this.life),
     );
+    this.writeThrough = config.backup.mode;
+    this.backup = this.#newBackup();
     this.source = this.#newSource();
   }
 
@@ -89,6 +100,7 @@ export class World {
   async create(): Promise<void> {
     const {geometry, tuning} = this.config;
     this.volume = await this.scheduler.run(Volume.create(this.#parts(), geometry, tuning));
+    this.volume.resumeWriteThrough(this.writeThrough);
   }
 
   /** Opens the volume after a crash or close; undefined if the life ended meanwhile. */
@@ -105,6 +117,7 @@ export class World {
     }
     if (!life.isAlive) return undefined;
     this.volume = await opening;
+    this.volume.resumeWriteThrough(this.writeThrough);
     return this.volume;
   }
 
@@ -130,6 +143,9 @@ export class World {
   branch(choice: CrashChoice, prng: Prng): World {
     const branch = new World(this.config, prng, {bugs: this.#bugs, oracle: this.oracle.fork()});
     branch.oracle.crash(choice.kind);
+    branch.backup.takeOver(this.backup);
+    branch.writeThrough = this.writeThrough;
+    branch.protection = this.protection;
     [branch.store, branch.mapFile] = this.#disksAfter(choice, prng, branch);
     return branch;
   }
@@ -169,7 +185,40 @@ export class World {
     const {scheduler, trace, life} = this;
     const options = {scheduler, trace, life, prng: this.prng.fork(), bugs: this.#bugs};
     const environment = simEnvironment(options);
-    return {store: this.store, mapFile: this.mapFile, source: this.source, environment};
+    const {store, mapFile, source} = this;
+    return {store, mapFile, source, environment, backup: this.#backupOf(life)};
+  }
+
+  #backupOf(life: Life): Backup {
+    const {scheduler, config} = this;
+    return {
+      open: () => this.backup.open(life),
+      verify: () => Promise.resolve(),
+      isSource: config.backup.isSource,
+      known: this.protection,
+      remember: (memory) =>
+        new Promise((resolve) => {
+          scheduler.after(this.#latency(config.syncLatency), life, () => {
+            this.protection = memory;
+            resolve();
+          });
+        }),
+    };
+  }
+
+  #newBackup(): SimBackup {
+    const {scheduler, prng, config, trace} = this;
+    const {latency} = config.backup;
+    const background = (offset: number, bytes: Uint8Array): void =>
+      fillFromSource(config.content, offset, bytes);
+    return new SimBackup(config.geometry.size, background, {
+      scheduler,
+      prng: prng.fork(),
+      latency: () => this.#latency(latency),
+      disk: (life) => ({scheduler, prng, life, latency: () => this.#latency(latency)}),
+      fault: (op) => this.#counted(this.backupFault?.(op)),
+      note: (what) => trace.add(scheduler.now, what),
+    });
   }
 
   #newSource(): SimSource {
@@ -180,6 +229,9 @@ export class World {
       life,
       latency: () => this.#latency(config.sourceLatency) * this.sourceSlowness,
       fault: () => this.#counted(this.sourceFault?.()),
+      ...(config.backup.isSource
+        ? {peek: (offset, buffer) => this.backup.disk.peek(offset, buffer)}
+        : {}),
     });
   }
 
