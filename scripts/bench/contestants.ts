@@ -26,6 +26,9 @@ export interface Contestant {
   start(lab: Lab, source: Export): Promise<Running>;
 }
 
+/** No peer in these jobs writes through. */
+export const OFF = ['--write-through', 'off'] as const;
+
 const MAIN = fileURLToPath(new URL('../../bundle/bin/regrow.js', import.meta.url));
 
 export function regrow(lab: Lab, ...args: string[]): Promise<string> {
@@ -55,7 +58,7 @@ export async function startRegrow(
   attached += 1;
   const name = `v${attached}`;
   const store = given ?? lab.fresh('store');
-  const device = (await regrow(lab, 'attach', source.uri, name, '--store', store)).trim();
+  const device = (await regrow(lab, 'attach', source.uri, name, '--store', store, ...OFF)).trim();
   const status = JSON.parse(await regrow(lab, 'status', name, '--json')) as {pid: number};
   const stop = lab.undoLater(async () => {
     await regrow(lab, 'detach', name, '--force');

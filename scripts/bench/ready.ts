@@ -1,5 +1,5 @@
 /** From the command to a device, for volumes of all sizes, and a file system mounted on it. */
-import {regrow, sparseFile, REGROW, STORAGE_DAEMON, type Running} from './contestants.js';
+import {OFF, regrow, sparseFile, REGROW, STORAGE_DAEMON, type Running} from './contestants.js';
 import {DELAY, DELAY_OPTIONS} from './backup.js';
 import {loopOn, nbdkit, timed, type Lab, type Undo} from './lab.js';
 import type {Results} from './results.js';
@@ -18,7 +18,7 @@ export async function measureReady(lab: Lab, plan: Plan, results: Results): Prom
     for (let round = 0; round < plan.rounds; round++) {
       await results.attempt(`regrow, ${id}`, async () => {
         const store = `${folder}/store-${id}-${round}`;
-        const args = ['attach', source.uri, `ready${round}`, '--store', store];
+        const args = ['attach', source.uri, `ready${round}`, '--store', store, ...OFF];
         const ms = await timed(() => regrow(lab, ...args));
         results.add(id, 'regrow', ms);
         if (id === 'ready64t') {

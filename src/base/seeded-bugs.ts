@@ -21,7 +21,8 @@ export const SEEDED_BUGS = {
     'A write goes to store and backup before its intent mark is durable (breaks I8).',
   'reconnect-set-lost':
     'What was answered and not flushed before a connection was lost is not sent again (breaks I8).',
-  'trim-for-zeroes': 'Zeroes go to the backup as TRIM, which promises nothing (breaks I8).',
+  'trim-for-zeroes':
+    'Zeroes go to the backup as a TRIM that leaves the bytes as they were (breaks I8).',
   'strict-parallel-legs': 'A strict write does not wait for the backup (breaks I3, I8).',
   'zombie-write':
     'A write under way when a connection died is sent again at once and not read back (breaks I6).',

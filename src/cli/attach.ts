@@ -42,6 +42,7 @@ function startRequest(call: AttachCall): StartRequest {
   const request: StartRequest = {type: 'start', name, given: {...given}, overwriteStore};
   if (call.source !== undefined) request.source = absoluteSource(call.source);
   if (call.store !== undefined) request.store = absolutePath(call.store);
+  if (typeof given.backup === 'string') request.given.backup = absoluteSource(given.backup);
   if (typeof given.mount === 'string') request.given.mount = absolutePath(given.mount);
   return request;
 }
@@ -57,9 +58,6 @@ async function start(
   const dead = deadMountpoints(`${volumePaths(call.name).mountpoint}/disk`);
   const folder = request.given.mount;
   if (typeof folder === 'string' && !dead.includes(folder)) checkMountFolder(call.name, folder);
-  if (call.given.writeThrough === undefined) {
-    say('write-through is off: what is written stays in the store, the backup does not change');
-  }
   let mounted: string | null = null;
   const report = await spare.start(request, {
     onNote: say,

@@ -1,5 +1,6 @@
 /** A command line, understood: which command, with what. Each command's file runs one of these. */
 import type {GivenOptions} from '../control/attach-options.js';
+import type {WriteThroughMode} from '../volume/protection.js';
 import type {HydrationMode} from '../volume/report.js';
 
 export interface AttachCall {
@@ -21,12 +22,21 @@ export interface HydrateCall {
   rate: number | null | undefined;
 }
 
+export interface WriteThroughCall {
+  command: 'write-through';
+  name: string;
+  mode: WriteThroughMode;
+  /** Bytes a second; null: no limit; undefined: as it was. */
+  rate: number | null | undefined;
+}
+
 export type Call =
   | AttachCall
   | HydrateCall
+  | WriteThroughCall
   | {command: 'list'; json: boolean}
   | {command: 'status'; name: string | undefined; json: boolean; watch: boolean}
-  | {command: 'wait'; name: string}
+  | {command: 'wait'; name: string; until: 'hydrated' | 'in sync'}
   | {command: 'verify'; name: string; json: boolean}
   | {command: 'detach'; name: string; force: boolean; json: boolean}
   | {command: 'forget'; name: string; force: boolean}

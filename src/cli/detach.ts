@@ -34,6 +34,12 @@ export async function detach({name, force, json}: DetachCall): Promise<number> {
             `\`regrow attach ${name}\` resumes`,
     );
   }
+  if (result.writeThrough !== 'off' && result.behindBlocks > 0) {
+    say(
+      `${result.behindBlocks} blocks are not on the backup yet; they are sent once ${name} is ` +
+        'attached again',
+    );
+  }
   return 0;
 }
 

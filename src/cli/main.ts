@@ -29,6 +29,8 @@ async function run(call: Call, spare: DaemonProcess | undefined): Promise<number
       return (await import('./status.js')).status(call);
     case 'hydrate':
       return (await import('./hydrate.js')).hydrate(call);
+    case 'write-through':
+      return (await import('./write-through.js')).writeThrough(call);
     case 'wait':
       return (await import('./wait.js')).wait(call);
     case 'verify':

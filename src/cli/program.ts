@@ -9,12 +9,15 @@ import type {Call} from './call.js';
 import {choiceValue, durationValue, rateValue, sizeValue} from './values.js';
 
 const HYDRATION_MODES = ['off', 'background', 'full'] as const;
+const WRITE_THROUGH_MODES = ['off', 'sync', 'strict'] as const;
 
 interface AttachFlags {
   store?: string;
   transport?: string;
   blockSize?: string;
   writeThrough?: string;
+  backup?: string;
+  resyncRate?: string;
   hydrate?: string;
   rate?: string;
   onSourceLoss?: string;
@@ -44,7 +47,7 @@ function addAttach(program: Command, take: (call: Call) => void): void {
     .command('attach')
     .description('attach a volume and print its device; with NAME alone, resume one')
     .usage('SOURCE NAME --store PATH [options]\n       regrow attach NAME [options]')
-    .argument('<source>', 'an NBD URI, a file or a block device; never written')
+    .argument('<source>', 'an NBD URI, a file or a block device')
     .argument('[name]', 'what the volume is called on this computer')
     .option('--store <path>', 'the file or disk that grows; a file is made where there is none')
     .option('--hydrate <mode>', 'off, background or full: fetch unasked (default off)')
@@ -55,7 +58,9 @@ function addAttach(program: Command, take: (call: Call) => void): void {
     .option('--mount <dir>', 'mount the device there too; detach unmounts it')
     .option('--on-source-loss <what>', 'wait or error, when the source goes away (default wait)')
     .option('--io-timeout <time>', 'how long a request to the source may take (default 60s)')
-    .option('--write-through <mode>', 'off is all there is so far: writes stay in the store')
+    .option('--write-through <mode>', 'sync, strict or off (default sync where the backup allows)')
+    .option('--backup <place>', 'where writes go through to (default the source)')
+    .option('--resync-rate <rate>', 'bytes a second a resync may take: 50M, none (default none)')
     .option('--transport <name>', 'auto or fuse: how the device is made (default auto)')
     .option('--overwrite-store', 'take a store that holds data; what it holds is lost')
     .option('--json', 'print one JSON object instead of the device')
@@ -106,20 +111,27 @@ function addOrders(program: Command, take: (call: Call) => void): void {
       take({command: 'hydrate', name, mode: choiceValue('hydrate', mode, HYDRATION_MODES), rate});
     });
   program
+    .command('write-through')
+    .description('whether writes go to the backup too; takes effect at once')
+    .argument('<name>')
+    .argument('<mode>', 'sync (at once, a flush waits for it), strict (backup first) or off')
+    .option('--rate <rate>', 'bytes a second of a resync: 50M, none (default: as it was)')
+    .action((name: string, mode: string, flags: {rate?: string}) => {
+      const rate = flags.rate === undefined ? undefined : rateValue('--rate', flags.rate);
+      const known = choiceValue('write-through', mode, WRITE_THROUGH_MODES);
+      take({command: 'write-through', name, mode: known, rate});
+    });
+  program
     .command('wait')
-    .description('return once the store alone is the volume')
+    .description('return once the store alone is the volume, or the backup is in sync')
     .argument('<name>')
     .option('--hydrated', 'until all is local and durable (default)')
     .option('--in-sync', 'until the backup has every write')
-    .action((name: string, flags: {inSync?: boolean}) => {
-      if (flags.inSync) {
-        throw new UserError(
-          `cannot wait until ${name} is in sync: write-through is off, so no write goes to a ` +
-            'backup; use --hydrated to wait for the store',
-          {exitCode: 2},
-        );
+    .action((name: string, flags: {hydrated?: boolean; inSync?: boolean}) => {
+      if (flags.hydrated && flags.inSync) {
+        throw new UserError('wait for --hydrated or for --in-sync, one at a time', {exitCode: 2});
       }
-      take({command: 'wait', name});
+      take({command: 'wait', name, until: flags.inSync ? 'in sync' : 'hydrated'});
     });
   program
     .command('verify')
@@ -171,19 +183,14 @@ function givenOptions(flags: AttachFlags): GivenOptions {
     given.ioTimeoutMs = durationValue('--io-timeout', flags.ioTimeout);
   }
   if (flags.mount !== undefined) given.mount = flags.mount;
-  if (flags.writeThrough !== undefined) given.writeThrough = writeThroughValue(flags.writeThrough);
-  return given;
-}
-
-function writeThroughValue(text: string): 'off' {
-  if (text === 'sync' || text === 'strict') {
-    throw new UserError(
-      `cannot attach with --write-through ${text}: regrow cannot send writes to a backup yet, ` +
-        'only `off` is known so far; leave the option out to keep writes in the store alone',
-      {exitCode: 2},
-    );
+  if (flags.writeThrough !== undefined) {
+    given.writeThrough = choiceValue('--write-through', flags.writeThrough, WRITE_THROUGH_MODES);
   }
-  return choiceValue('--write-through', text, ['off']);
+  if (flags.backup !== undefined) given.backup = flags.backup;
+  if (flags.resyncRate !== undefined) {
+    given.resyncRate = rateValue('--resync-rate', flags.resyncRate);
+  }
+  return given;
 }
 
 /**

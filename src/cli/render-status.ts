@@ -3,6 +3,7 @@
  */
 import {formatDuration, formatSize} from '../base/units.js';
 import {localShare, type VolumeStatus} from '../control/status.js';
+import {protectionText} from './protection-text.js';
 
 export interface Look {
   /** Whether block characters can be shown. */
@@ -104,6 +105,7 @@ export function renderStatus(status: VolumeStatus, now: number, look: Look): str
       `${blocks.absent} absent`,
     `${label('hydration')}${hydrationText(status)}`,
     `${label('source')}${sourceText(status, now)}`,
+    `${label('backup')}${protectionText(status, now)}`,
     `${label('store')}${status.store.path}`,
     `${label('requests')}${requestsText(status)}`,
   );
@@ -127,6 +129,9 @@ export function statusLine(status: VolumeStatus): string {
     `${percentLocal(status)} local`,
     `${status.hydration.mode} ${formatSize(status.hydration.rate)}/s`,
     `source ${status.source.state}`,
+    status.protection.mode === 'off'
+      ? undefined
+      : `backup ${status.protection.state}, ${status.protection.behindBlocks} blocks behind`,
     typeof eta === 'number' ? `done in ${formatDuration(eta)}` : undefined,
     status.mode === 'read-write' ? undefined : status.mode,
   ]

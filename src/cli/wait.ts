@@ -1,16 +1,21 @@
-/** `regrow wait NAME [--hydrated]`: returns once the store alone is the volume. */
+/** `regrow wait NAME [--hydrated|--in-sync]`: until the store alone or the backup is the volume. */
 import {localShare} from '../control/status.js';
 import {progressText} from './render-status.js';
 import {ProgressLine, say} from './terminal.js';
 import {withDaemon} from './with-daemon.js';
 
-export async function wait({name}: {name: string}): Promise<number> {
+export interface WaitCall {
+  name: string;
+  until: 'hydrated' | 'in sync';
+}
+
+export async function wait({name, until}: WaitCall): Promise<number> {
   const line = new ProgressLine();
   let isWarned = false;
   try {
     await withDaemon('wait for', name, (client) =>
-      client.call('wait', {until: 'hydrated'}, (status) => {
-        if (status.hydration.mode === 'off' && !isWarned) {
+      client.call('wait', {until}, (status) => {
+        if (until === 'hydrated' && status.hydration.mode === 'off' && !isWarned) {
           isWarned = true;
           line.end();
           say(

@@ -8,9 +8,9 @@
  */
 import {formatSize} from '../base/units.js';
 import {UserError} from '../base/errors.js';
+import type {WriteThroughMode} from '../volume/protection.js';
 import type {HydrationMode} from '../volume/report.js';
 
-export type WriteThrough = 'off';
 export type OnSourceLoss = 'wait' | 'error';
 export type Transport = 'auto' | 'fuse';
 export type SectorSize = 512 | 4096;
@@ -22,7 +22,11 @@ export interface AttachOptions {
   blockSize: number;
   sectorSize: SectorSize;
   readOnly: boolean;
-  writeThrough: WriteThrough;
+  writeThrough: WriteThroughMode;
+  /** Where writes go through to; null: to the source. */
+  backup: string | null;
+  /** Bytes a second that a resync may take; null: no limit. */
+  resyncRate: number | null;
   hydrate: HydrationMode;
   /** Bytes a second that hydration may take; null: no limit. */
   rate: number | null;
@@ -41,6 +45,8 @@ export const DEFAULT_OPTIONS: Omit<AttachOptions, 'blockSize'> = {
   sectorSize: 512,
   readOnly: false,
   writeThrough: 'off',
+  backup: null,
+  resyncRate: null,
   hydrate: 'off',
   rate: null,
   onSourceLoss: 'wait',
@@ -96,12 +102,14 @@ export const OPTION_TABLE = {
     resumed: 'refused',
     because: 'who uses the volume relies on it; mount the device read-only instead',
   },
-  writeThrough: {
-    flag: '--write-through',
+  writeThrough: {flag: '--write-through', running: 'applied', resumed: 'applied', because: ''},
+  backup: {
+    flag: '--backup',
     running: 'refused',
     resumed: 'refused',
-    because: 'only `off` is known so far',
+    because: 'what the backup lacks is known of that one only',
   },
+  resyncRate: {flag: '--resync-rate', running: 'applied', resumed: 'applied', because: ''},
   hydrate: {flag: '--hydrate', running: 'applied', resumed: 'applied', because: ''},
   rate: {flag: '--rate', running: 'applied', resumed: 'applied', because: ''},
   onSourceLoss: {
@@ -130,7 +138,7 @@ export type Values = Partial<Record<OptionName, string | number | boolean | null
 function show(name: OptionName, value: string | number | boolean | null | undefined): string {
   if (value === null || value === undefined) return 'none';
   if (name === 'ioTimeoutMs' && typeof value === 'number') return `${value / 1000}s`;
-  const isSize = name === 'blockSize' || name === 'rate';
+  const isSize = name === 'blockSize' || name === 'rate' || name === 'resyncRate';
   if (isSize && typeof value === 'number') return formatSize(value);
   return String(value);
 }

@@ -2,14 +2,16 @@
  * The methods of the control socket, for a volume that is attached. Checks what came over the wire.
  */
 import {UserError} from '../base/errors.js';
+import type {WriteThroughMode} from '../volume/protection.js';
 import type {HydrationMode} from '../volume/report.js';
 import type {Volume} from '../volume/volume.js';
 import {OPTION_TABLE, type GivenOptions} from './attach-options.js';
 import type {Handlers} from './control-server.js';
-import type {AttachParams, HydrateParams} from './protocol.js';
+import type {AttachParams, HydrateParams, WriteThroughParams} from './protocol.js';
 import type {RunningVolume} from './running-volume.js';
 
 const HYDRATION_MODES: readonly HydrationMode[] = ['off', 'background', 'full'];
+const WRITE_THROUGH_MODES: readonly WriteThroughMode[] = ['off', 'sync', 'strict'];
 /** Progress of a verify is sent at most this often. */
 const PROGRESS_MS = 200;
 
@@ -28,10 +30,12 @@ export function controlHandlers({name, volume, running, now, onGone}: HandlerPar
     status: () => running.status(),
     attach: (params) => running.attachAgain(attachParams(params)),
     hydrate: (params) => running.hydrate(hydrateParams(params)),
+    'write-through': (params) => running.writeThrough(writeThroughParams(params)),
     wait: async (params, {progress, signal}) => {
       const {until} = asObject(params);
-      if (until !== 'hydrated') throw wrong('wait takes until: "hydrated"');
-      await running.whenHydrated(progress, signal);
+      if (until === 'hydrated') await running.whenHydrated(progress, signal);
+      else if (until === 'in sync') await running.whenInSync(progress, signal);
+      else throw wrong('wait takes until: "hydrated" or "in sync"');
       return running.status();
     },
     verify: async (_, {progress, signal}) => {
@@ -79,6 +83,15 @@ export function hydrateParams(params: unknown): HydrateParams {
   return {mode: known, rate};
 }
 
+export function writeThroughParams(params: unknown): WriteThroughParams {
+  const {mode, rate} = asObject(params);
+  const known = WRITE_THROUGH_MODES.find((each) => each === mode);
+  if (known === undefined) throw wrong('write-through takes mode: off, sync or strict');
+  if (rate === undefined) return {mode: known};
+  if (!isRate(rate)) throw wrong('write-through takes rate: bytes a second above 0, or null');
+  return {mode: known, rate};
+}
+
 export function attachParams(params: unknown): AttachParams {
   const {source, store, given} = asObject(params);
   for (const text of [source, store]) {
@@ -95,6 +108,10 @@ export function attachParams(params: unknown): AttachParams {
   }
   if (options['hydrate'] !== undefined || options['rate'] !== undefined) {
     hydrateParams({mode: options['hydrate'] ?? 'off', rate: options['rate']});
+  }
+  const {writeThrough, resyncRate} = options;
+  if (writeThrough !== undefined || resyncRate !== undefined) {
+    writeThroughParams({mode: writeThrough ?? 'off', rate: resyncRate});
   }
   return {
     given: options as GivenOptions,

@@ -27,6 +27,8 @@ export interface SourceRequest {
   text: string;
   options: AttachOptions;
   context: StartContext;
+  /** Whether the source still holds a witness; writes that went through to it changed others. */
+  isUntouched?: (offset: number) => boolean;
 }
 
 /** Of a first attach. `record` gives the witnesses, once there are some. */
@@ -34,7 +36,8 @@ export async function openFirstSource(
   request: SourceRequest,
   record: () => VolumeRecord | undefined,
 ): Promise<OpenedSource> {
-  return open(request, (source) => proveIdentity(source, record(), request.context));
+  const {isUntouched} = request;
+  return open(request, (source) => proveIdentity(source, record(), request.context, {isUntouched}));
 }
 
 /**
@@ -50,7 +53,7 @@ export async function openKnownSource(
   let isStarting = true;
   const prove = (source: Source): Promise<void> => {
     const count = isStarting ? Infinity : WITNESSES_AT_RECONNECT;
-    return proveIdentity(source, record, context, count);
+    return proveIdentity(source, record, context, {count, isUntouched: request.isUntouched});
   };
   const opened = await open(request, prove, record.sourceSize);
   const {clock} = context.environment;
@@ -105,7 +108,10 @@ async function proveIdentity(
   source: Source,
   record: VolumeRecord | undefined,
   {environment}: StartContext,
-  count: number = WITNESSES_AT_RECONNECT,
+  {
+    count = WITNESSES_AT_RECONNECT,
+    isUntouched = () => true,
+  }: {count?: number; isUntouched?: ((offset: number) => boolean) | undefined} = {},
 ): Promise<void> {
   if (record === undefined) return;
   if (source.size !== record.sourceSize) {
@@ -116,7 +122,8 @@ async function proveIdentity(
       {op: 'verify', isPermanent: true},
     );
   }
-  const mismatch = await findMismatch(source, someOf(record.witnesses, count, environment.random));
+  const usable = record.witnesses.filter(({offset}) => isUntouched(offset));
+  const mismatch = await findMismatch(source, someOf(usable, count, environment.random));
   if (mismatch === undefined) return;
   throw new BlockError(
     'ESTALE',

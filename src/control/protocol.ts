@@ -11,6 +11,7 @@
  * with `"id":null` and an error, and the connection is closed: there is no telling what else was
  * meant.
  */
+import type {WriteThroughMode} from '../volume/protection.js';
 import type {HydrationMode} from '../volume/report.js';
 import type {VerifyReport} from '../volume/verify.js';
 import type {GivenOptions} from './attach-options.js';
@@ -20,12 +21,27 @@ import type {VolumeStatus} from './status.js';
 /** Longer lines end the connection: nothing here comes near it. */
 export const LINE_BYTES_MAX = 1024 * 1024;
 
-export const METHODS = ['ping', 'status', 'attach', 'hydrate', 'wait', 'verify', 'detach'] as const;
+export const METHODS = [
+  'ping',
+  'status',
+  'attach',
+  'hydrate',
+  'write-through',
+  'wait',
+  'verify',
+  'detach',
+] as const;
 export type Method = (typeof METHODS)[number];
 
 export interface HydrateParams {
   mode: HydrationMode;
   /** Bytes a second; null: no limit; left out: as it was. */
+  rate?: number | null;
+}
+
+export interface WriteThroughParams {
+  mode: WriteThroughMode;
+  /** Bytes a second of a resync; null: no limit; left out: as it was. */
   rate?: number | null;
 }
 
@@ -47,7 +63,8 @@ export interface MethodTypes {
   status: {params: undefined; progress: never; result: VolumeStatus};
   attach: {params: AttachParams; progress: never; result: ReadyReport};
   hydrate: {params: HydrateParams; progress: never; result: VolumeStatus};
-  wait: {params: {until: 'hydrated'}; progress: VolumeStatus; result: VolumeStatus};
+  'write-through': {params: WriteThroughParams; progress: never; result: VolumeStatus};
+  wait: {params: {until: 'hydrated' | 'in sync'}; progress: VolumeStatus; result: VolumeStatus};
   verify: {params: undefined; progress: VerifyProgress; result: VerifyReport};
   detach: {params: DetachParams; progress: never; result: DetachResult};
 }
@@ -63,6 +80,9 @@ export interface DetachResult {
   isComplete: boolean;
   /** Blocks that only the source has, wholly or in part. */
   absentBlocks: number;
+  writeThrough: WriteThroughMode;
+  /** Blocks the backup lacks; they are sent after the next attach. */
+  behindBlocks: number;
 }
 
 export interface Request {

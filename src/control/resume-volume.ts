@@ -5,13 +5,16 @@
 import {messageOf, UserError} from '../base/errors.js';
 import {FileStorage} from '../storage/file-storage.js';
 import type {StateDirectory} from '../storage/state-directory.js';
-import {DamagedStateError, Volume} from '../volume/volume.js';
+import {DamagedStateError, Volume, type VolumeParts} from '../volume/volume.js';
 import {changedOptions, type Values} from './attach-options.js';
 import type {VolumePaths} from './paths.js';
+import {prepareKnownBackup, settleBackup} from './prepare-backup.js';
 import {openKnownSource} from './prepare-source.js';
 import {isItsStore, reopenStore, type PreparedStore} from './prepare-store.js';
 import type {AssembledVolume, StartContext} from './start-context.js';
+import {recordSaver} from './record-saver.js';
 import type {StartRequest} from './start-protocol.js';
+import {Untouched} from './untouched.js';
 import {RECORD_NAME, type VolumeRecord, type Witness} from './volume-record.js';
 import {findMismatch} from './witnesses.js';
 
@@ -27,17 +30,32 @@ export async function resumeVolume(
   const record = await changedRecord(request, known);
   refuseUnproved(doing, record, known);
   const {source: text, options} = record;
-  const source = await openKnownSource({doing, text, options, context}, record, known);
+  const mapFile = await openMapFile(doing, paths, context);
+  const untouched = new Untouched();
+  if (record.protection !== null) await untouched.peek(mapFile, record, context.environment);
+  const isUntouched = (offset: number): boolean => untouched.has(offset);
+  const source = await openKnownSource({doing, text, options, context, isUntouched}, record, known);
   undo.add('close the source', () => source.source.close());
   record.source = source.text;
   record.sourceName = source.source.name;
   const store = await reopenStore({doing, record, context});
-  const volume = await openVolume(doing, paths, {store, source}, context);
+  const {size, sourceSize} = record;
+  const backup = prepareKnownBackup(
+    {doing, options, sourceText: text, sourceSize, size, context},
+    record,
+  );
+  const parts = {store: store.storage, mapFile, source: source.source, backup};
+  const volume = await openVolume(doing, paths, parts, context);
+  untouched.bind(volume);
+  backup.bindUntouched(isUntouched);
   await compareStore(doing, record, volume, store);
   record.detached = null;
   undo.add(`restore ${paths.volumeFile}`, () => directory.writeJson(RECORD_NAME, known));
-  await directory.writeJson(RECORD_NAME, record);
-  return {record, source, volume};
+  const save = recordSaver(directory, record);
+  backup.bind(record, save);
+  await resumeWriteThrough(volume, record, known, save);
+  await settleBackup(volume, context);
+  return {record, source, volume, save};
 }
 
 /** The record with what this call changes; throws for what may not change. */
@@ -79,30 +97,67 @@ function refuseUnproved(doing: string, record: VolumeRecord, known: VolumeRecord
   );
 }
 
-async function openVolume(
+async function openMapFile(
   doing: string,
   paths: VolumePaths,
-  {store, source}: {store: PreparedStore; source: AssembledVolume['source']},
-  {environment, undo}: StartContext,
-): Promise<Volume> {
+  {undo}: StartContext,
+): Promise<FileStorage> {
   try {
     const mapFile = await FileStorage.open(paths.mapFile);
     undo.add('close the map file', () => mapFile.close());
     await mapFile.reload();
-    const parts = {store: store.storage, mapFile, source: source.source, environment};
-    const volume = await Volume.open(parts);
+    return mapFile;
+  } catch (error) {
+    throw stateRefusal(doing, paths, error);
+  }
+}
+
+async function openVolume(
+  doing: string,
+  paths: VolumePaths,
+  parts: Omit<VolumeParts, 'environment'>,
+  {environment, undo}: StartContext,
+): Promise<Volume> {
+  try {
+    const volume = await Volume.open({...parts, environment});
     undo.add('close the volume', () => volume.close());
     return volume;
   } catch (error) {
-    if (!(error instanceof DamagedStateError)) {
-      throw new UserError(`cannot ${doing}: ${messageOf(error)}`, {cause: error});
-    }
-    throw new UserError(
-      `cannot ${doing}: its state is damaged (${messageOf(error)}); nothing was touched: put ` +
-        `${paths.mapFile} back from a copy, or give the state up with \`regrow forget --force\``,
-      {cause: error},
-    );
+    throw stateRefusal(doing, paths, error);
   }
+}
+
+function stateRefusal(doing: string, paths: VolumePaths, error: unknown): UserError {
+  if (!(error instanceof DamagedStateError)) {
+    return new UserError(`cannot ${doing}: ${messageOf(error)}`, {cause: error});
+  }
+  return new UserError(
+    `cannot ${doing}: its state is damaged (${messageOf(error)}); nothing was touched: put ` +
+      `${paths.mapFile} back from a copy, or give the state up with \`regrow forget --force\``,
+    {cause: error},
+  );
+}
+
+/**
+ * Goes on in the mode of before; another one that was asked for is a switch. `off` is on record
+ * before it takes effect, any other mode after: a crash in between errs on the safe side.
+ */
+async function resumeWriteThrough(
+  volume: Volume,
+  record: VolumeRecord,
+  known: VolumeRecord,
+  save: () => Promise<void>,
+): Promise<void> {
+  const {writeThrough: wanted, resyncRate} = record.options;
+  const before = known.options.writeThrough;
+  volume.setResyncRate(resyncRate ?? undefined);
+  if (wanted !== 'off') record.options.writeThrough = before;
+  await save();
+  volume.resumeWriteThrough(wanted === 'off' ? 'off' : before);
+  if (wanted === 'off' || wanted === before) return;
+  await volume.setWriteThrough(wanted);
+  record.options.writeThrough = wanted;
+  await save();
 }
 
 /** What was copied must still be in the store. */

@@ -12,16 +12,15 @@ import type {Environment} from '../base/environment.js';
 import {messageOf, UserError} from '../base/errors.js';
 import type {AttachedDevice} from '../device/attach-device.js';
 import type {OpenedSource} from '../source/open-source.js';
-import type {StateDirectory} from '../storage/state-directory.js';
 import type {Volume} from '../volume/volume.js';
 import {changedOptions, type AttachOptions} from './attach-options.js';
 import type {VolumePaths} from './paths.js';
-import type {AttachParams, DetachResult, HydrateParams} from './protocol.js';
+import type {AttachParams, DetachResult, HydrateParams, WriteThroughParams} from './protocol.js';
 import type {RecentErrors} from './recent-errors.js';
 import type {ReadyReport} from './start-protocol.js';
 import type {VolumeStatus} from './status.js';
 import {VERSION} from './version.js';
-import {RECORD_NAME, type VolumeRecord} from './volume-record.js';
+import type {VolumeRecord} from './volume-record.js';
 
 /** A probe (udev, blkid) holds a device for a moment; longer is somebody who uses it. */
 const PROBE_MS_MAX = 1500;
@@ -32,7 +31,8 @@ const STOP_POLL_MS = 1000;
 export interface RunningParts {
   paths: VolumePaths;
   record: VolumeRecord;
-  directory: StateDirectory;
+  /** Makes the record durable as it is now. */
+  save: () => Promise<void>;
   volume: Volume;
   source: OpenedSource;
   device: AttachedDevice;
@@ -109,6 +109,10 @@ export class RunningVolume {
       ...(store === undefined ? {} : {store}),
     };
     const changed = changedOptions(paths.name, 'running', wanted, current);
+    const {writeThrough: mode = record.options.writeThrough, resyncRate} = given;
+    if (changed.includes('writeThrough') || changed.includes('resyncRate')) {
+      await this.writeThrough({mode, ...(resyncRate === undefined ? {} : {rate: resyncRate})});
+    }
     if (changed.length > 0) {
       const {hydrate: mode = record.options.hydrate, rate = record.options.rate} = given;
       await this.hydrate({mode, rate});
@@ -125,6 +129,56 @@ export class RunningVolume {
     return this.status();
   }
 
+  /**
+   * `off` is on record before it takes effect, any other mode after: a crash in between errs on the
+   * safe side.
+   */
+  async writeThrough({mode, rate}: WriteThroughParams): Promise<VolumeStatus> {
+    const {volume, record, paths} = this.#parts;
+    const resyncRate = rate === undefined ? record.options.resyncRate : rate;
+    volume.setResyncRate(resyncRate ?? undefined);
+    if (mode === 'off') await this.changeOptions({writeThrough: mode, resyncRate});
+    try {
+      await volume.setWriteThrough(mode);
+    } catch (error) {
+      throw new UserError(
+        `cannot switch write-through of ${paths.name} to ${mode}: ${messageOf(error)}`,
+        {cause: error},
+      );
+    }
+    if (mode !== 'off') await this.changeOptions({writeThrough: mode, resyncRate});
+    return this.status();
+  }
+
+  /** Resolves when the backup has every write that was answered before; rejects where it cannot. */
+  async whenInSync(onProgress: (status: VolumeStatus) => void, signal: AbortSignal): Promise<void> {
+    const {volume, environment, paths} = this.#parts;
+    while (!signal.aborted) {
+      if (volume.protection().mode === 'off') {
+        throw new UserError(
+          `cannot wait until ${paths.name} is in sync: write-through is off, so no write goes to ` +
+            `a backup; \`regrow write-through ${paths.name} sync\` switches it on`,
+        );
+      }
+      const isFlushed = await volume.flush().then(
+        () => true,
+        () => false,
+      );
+      const {state, unflushedBlocks, link} = volume.protection();
+      const isInSync = state === 'protected' && unflushedBlocks === 0 && link.state === 'connected';
+      if (isFlushed && isInSync) return;
+      const {mode, modeReason} = volume.report();
+      if (mode !== 'read-write') {
+        throw new UserError(
+          `cannot wait for ${paths.name}: it is ${mode} and will not get in sync ` +
+            `(${modeReason ?? ''}); detach it, mend that and attach it again`,
+        );
+      }
+      onProgress(this.status());
+      await environment.clock.sleep(250, signal);
+    }
+  }
+
   async changeOptions(changes: Partial<AttachOptions>): Promise<void> {
     Object.assign(this.#parts.record.options, changes);
     await this.save();
@@ -132,8 +186,7 @@ export class RunningVolume {
 
   /** Makes the record durable as it is now. */
   async save(): Promise<void> {
-    const {directory, record} = this.#parts;
-    await directory.writeJson(RECORD_NAME, record);
+    await this.#parts.save();
   }
 
   /** True once there is no device any more: the daemon has nothing left to do. */
@@ -202,7 +255,8 @@ export class RunningVolume {
       record.detached = {at, isComplete, absentBlocks, blocks: all};
       await this.save();
       environment.log('info', 'detached', {isComplete, absentBlocks});
-      return {device: device.path, isComplete, absentBlocks};
+      const {mode, behindBlocks} = volume.protection();
+      return {device: device.path, isComplete, absentBlocks, writeThrough: mode, behindBlocks};
     } catch (error) {
       throw new UserError(
         `${paths.name} has no device any more, but not all could be written ` +

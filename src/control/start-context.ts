@@ -23,4 +23,6 @@ export interface AssembledVolume {
   record: VolumeRecord;
   source: OpenedSource;
   volume: Volume;
+  /** Makes the record durable as it is; calls take turns. */
+  save: () => Promise<void>;
 }

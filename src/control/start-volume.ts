@@ -52,7 +52,7 @@ export async function startVolume(
   context.onLogFile(new LogFile(paths.logFile));
   // A daemon that was killed left its socket; nobody listens there, since the state is ours.
   await remove(paths.socket);
-  const {record, source, volume} = known
+  const {record, source, volume, save} = known
     ? await resumeVolume(request, known, paths, directory, context)
     : await attachFirst(request, paths, directory, context);
   throwIfGivenUp(context);
@@ -62,7 +62,7 @@ export async function startVolume(
   const running = new RunningVolume({
     paths,
     record,
-    directory,
+    save,
     volume,
     source,
     device,

@@ -36,6 +36,11 @@ export interface VolumeRecord {
   store: {path: string; identity: StoreIdentity};
   options: AttachOptions;
   witnesses: Witness[];
+  /**
+   * What is known of the backup, wall times in ms (volume/protection.ts); null where nothing was
+   * ever written through.
+   */
+  protection: {consistentAsOf: number | null; inconsistentSince: number | null} | null;
   /** How the last orderly detach left the store; null while attached and after a crash. */
   detached: {at: number; isComplete: boolean; absentBlocks: number; blocks: number} | null;
 }
@@ -62,6 +67,8 @@ export function recordProblem(value: unknown): string | undefined {
   const problem = geometryProblem({size, blockSize});
   if (problem !== undefined) return problem;
   if (!Array.isArray(witnesses) || !witnesses.every(isWitness)) return 'a witness is malformed';
+  const {protection} = value;
+  if (protection !== null && !isObject(protection)) return 'protection is malformed';
   return detached === null || isObject(detached) ? undefined : 'detached is malformed';
 }
 

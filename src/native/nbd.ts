@@ -5,7 +5,7 @@
  *
  * A command that the server answers with an error rejects with that errno while the connection
  * lives. When the connection is lost, every command in flight rejects once, with ENOTCONN,
- * ETIMEDOUT (silence) or ESHUTDOWN (closed here): {@link isConnectionLoss} tells the two apart.
+ * ETIMEDOUT (silence) or ESHUTDOWN (closed here): isLoss (base/loss.ts) tells the two apart.
  */
 import {assert} from '../base/assert.js';
 import {BlockError, errnoCode, ERRNO, type ErrnoCode} from '../base/errors.js';
@@ -81,23 +81,6 @@ const STATE_ZERO = 0x02;
 
 /** One block status command asks for at most this: what fits 32 bits and every server takes. */
 export const BLOCK_STATUS_MAX = 2 ** 31;
-
-const LOSS_CODES: ReadonlySet<ErrnoCode> = new Set<ErrnoCode>([
-  'ENOTCONN',
-  'ETIMEDOUT',
-  'ESHUTDOWN',
-  'ECONNRESET',
-  'ECONNABORTED',
-  'EPIPE',
-  'ECONNREFUSED',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-]);
-
-/** True if an error means that the connection is gone, not that the server refused one request. */
-export function isConnectionLoss(error: unknown): boolean {
-  return error instanceof BlockError && LOSS_CODES.has(error.code);
-}
 
 interface NativeClient {
   submit(
@@ -178,7 +161,11 @@ export class NbdConnection {
       const connection: NbdConnection = new NbdConnection(
         name,
         {...target, connectTimeout, ioTimeout},
-        () => resolve(connection),
+        () => {
+          // From here on the signal has no say: close() ends the connection.
+          signal?.removeEventListener('abort', onAbort);
+          resolve(connection);
+        },
       );
       const onAbort = (): void => {
         connection.#client.close();

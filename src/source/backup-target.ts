@@ -5,9 +5,9 @@
  *
  * Contract: calls may run concurrently and complete in any order, so a caller that cares about the
  * order of two overlapping writes waits for the first. A call rejects with a BlockError; one that
- * means the connection is gone satisfies {@link isTargetLoss}.
+ * means the connection is gone satisfies {@link isLoss} (base/loss.ts).
  */
-import {BlockError, type ErrnoCode} from '../base/errors.js';
+import type {BlockError} from '../base/errors.js';
 
 export interface BackupTarget {
   /** For people; secrets removed. */
@@ -19,28 +19,12 @@ export interface BackupTarget {
   read(offset: number, buffer: Uint8Array): Promise<void>;
   /** The bytes belong to the callee until the promise settles. */
   write(offset: number, bytes: Uint8Array): Promise<void>;
-  /** The range reads zeroes afterwards, whatever the server does for it. Any length. */
+  /**
+   * The range reads zeroes afterwards, whatever the server does for it; never TRIM, which promises
+   * nothing. Any length.
+   */
   zero(offset: number, length: number): Promise<void>;
-  /** Lets the server forget the range: it may read anything afterwards. Never used for zeroes. */
-  trim(offset: number, length: number): Promise<void>;
   /** Every write answered before this call is durable when the promise resolves. */
   flush(): Promise<void>;
   close(): Promise<void>;
-}
-
-const LOSS_CODES: ReadonlySet<ErrnoCode> = new Set<ErrnoCode>([
-  'ENOTCONN',
-  'ETIMEDOUT',
-  'ESHUTDOWN',
-  'ECONNRESET',
-  'ECONNABORTED',
-  'EPIPE',
-  'ECONNREFUSED',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-]);
-
-/** True if an error means that the connection is gone, not that one request was refused. */
-export function isTargetLoss(error: unknown): boolean {
-  return error instanceof BlockError && LOSS_CODES.has(error.code);
 }

@@ -12,19 +12,14 @@
  * are ready, or never.
  *
  * The loss of a connection that ever served is the loss of the source: all others are closed, every
- * command rejects once with an error for which isConnectionLoss holds, and `lost` resolves. Nothing
+ * command rejects once with an error for which isLoss holds, and `lost` resolves. Nothing
  * is tried again here (resilient-source.ts does).
  */
 import type {Log} from '../base/environment.js';
 import {BlockError} from '../base/errors.js';
+import {isLoss} from '../base/loss.js';
 import {alignDown, alignUp, assertRange, MiB} from '../base/units.js';
-import {
-  BLOCK_STATUS_MAX,
-  isConnectionLoss,
-  NbdConnection,
-  type NbdFacts,
-  type NbdTimeouts,
-} from '../native/nbd.js';
+import {BLOCK_STATUS_MAX, NbdConnection, type NbdFacts, type NbdTimeouts} from '../native/nbd.js';
 import {assertNotAborted} from './file-source.js';
 import type {NbdUri} from './nbd-uri.js';
 import type {Source, SourceExtent, SourceReadOptions} from './source.js';
@@ -243,7 +238,7 @@ export class NbdSource implements Source {
     try {
       return await this.#run(priority, (connection) => connection.blockStatus(offset, length));
     } catch (error) {
-      if (isConnectionLoss(error)) throw error;
+      if (isLoss(error)) throw error;
       return undefined;
     }
   }

@@ -19,6 +19,7 @@
  */
 import type {Environment} from '../base/environment.js';
 import {BlockError, type ErrnoCode, messageOf} from '../base/errors.js';
+import {isLoss} from '../base/loss.js';
 import {assertRange} from '../base/units.js';
 import type {Source, SourceExtent, SourceHealth, SourceReadOptions} from './source.js';
 
@@ -28,19 +29,6 @@ import type {Source, SourceExtent, SourceHealth, SourceReadOptions} from './sour
  */
 const BACKOFF_MIN = 100;
 const BACKOFF_MAX = 10_000;
-
-/** Errors that mean the source is gone; any other belongs to the one request. */
-const LOSS_CODES: ReadonlySet<ErrnoCode> = new Set<ErrnoCode>([
-  'ENOTCONN',
-  'ETIMEDOUT',
-  'ESHUTDOWN',
-  'ECONNRESET',
-  'ECONNABORTED',
-  'EPIPE',
-  'ECONNREFUSED',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-]);
 
 /** A source that may say by itself that it is lost, before a request notices. */
 export interface LosableSource extends Source {
@@ -315,8 +303,4 @@ export class ResilientSource implements Source {
       op: 'read',
     });
   }
-}
-
-function isLoss(error: unknown): boolean {
-  return error instanceof BlockError && LOSS_CODES.has(error.code);
 }

@@ -9,7 +9,8 @@
  */
 import type {Environment} from '../base/environment.js';
 import {BlockError, messageOf} from '../base/errors.js';
-import {type BackupTarget, isTargetLoss} from '../source/backup-target.js';
+import {isLoss} from '../base/loss.js';
+import type {BackupTarget} from '../source/backup-target.js';
 
 const BACKOFF_MIN = 100;
 const BACKOFF_MAX = 10_000;
@@ -137,7 +138,7 @@ export class BackupLink {
   #fail(error: unknown): void {
     if (this.#state === 'off') return;
     const reason = messageOf(error);
-    const isRefusal = error instanceof BlockError && !isTargetLoss(error);
+    const isRefusal = error instanceof BlockError && !isLoss(error);
     if (reason !== this.#lastError) {
       this.#options.environment.log('warning', 'the backup cannot be used', {reason});
     }

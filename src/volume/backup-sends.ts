@@ -3,9 +3,10 @@
  * the one before it was answered, and each ends by telling the backlog how.
  */
 import {BlockError, messageOf} from '../base/errors.js';
+import {isLoss} from '../base/loss.js';
 import {RangeLock} from '../base/range-lock.js';
 import type {BlockRun} from '../map/block-set.js';
-import {type BackupTarget, isTargetLoss} from '../source/backup-target.js';
+import type {BackupTarget} from '../source/backup-target.js';
 import type {VolumeCore} from './core.js';
 import type {WriteThrough} from './write-through.js';
 
@@ -72,14 +73,13 @@ export class BackupSends {
         if (this.#through.target !== target)
           throw new BlockError('EIO', 'the connection to the backup was lost', {op: 'write'});
         if (bytes) await target.write(offset, bytes);
-        else if (environment.bugs.has('trim-for-zeroes')) await target.trim(offset, length);
-        else await target.zero(offset, length);
+        else if (!environment.bugs.has('trim-for-zeroes')) await target.zero(offset, length);
       }
       this.lastError = undefined;
       this.#through.link.noteAnswer();
     } catch (error) {
       this.lastError = messageOf(error);
-      if (isTargetLoss(error)) this.#through.link.lose(target, error);
+      if (isLoss(error)) this.#through.link.lose(target, error);
       throw error;
     } finally {
       hold.release();

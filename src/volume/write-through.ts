@@ -13,6 +13,7 @@
  */
 import {Budget} from '../base/budget.js';
 import {BlockError, messageOf} from '../base/errors.js';
+import {isLoss} from '../base/loss.js';
 import {MiB} from '../base/units.js';
 import {ABSENT, COPIED} from '../map/block-state.js';
 import {BlockSet} from '../map/block-set.js';
@@ -121,6 +122,7 @@ export class WriteThrough {
       throw new BlockError('EINVAL', 'the volume has no backup to write to', {op: 'writeThrough'});
     const before = this.#mode;
     if (mode === before) return;
+    if (before === 'off') await this.#probe();
     this.#mode = mode;
     if (mode === 'off') {
       await this.link.stop();
@@ -320,6 +322,16 @@ export class WriteThrough {
         if (state !== ABSENT && state !== COPIED) this.backlog.addBulk(block, runEnd);
         block = runEnd;
       }
+    }
+  }
+
+  /** Before it is switched on: rejects where the backup is there and cannot be one. */
+  async #probe(): Promise<void> {
+    try {
+      const target = await this.#open(this.#core.stopping.signal);
+      await this.#verify(target).finally(() => target.close());
+    } catch (error) {
+      if (!isLoss(error)) throw error;
     }
   }
 

@@ -3,7 +3,8 @@ import test from 'ava';
 import fc from 'fast-check';
 import {Prng} from '../../src/base/prng.js';
 import {KiB, MiB, SECTOR} from '../../src/base/units.js';
-import {isConnectionLoss, type NbdConnection} from '../../src/native/nbd.js';
+import {isLoss} from '../../src/base/loss.js';
+import {type NbdConnection} from '../../src/native/nbd.js';
 import {MemoryBackend, NbdProxy} from '../support/nbd-proxy.js';
 import {CUT_STAGES} from '../support/nbd-proxy/faults.js';
 import {connect, startProxy, until} from '../support/nbd-proxy/test-tools.js';
@@ -20,7 +21,7 @@ async function byteAt(client: NbdConnection, offset: number): Promise<number> {
 async function failureOf(promise: Promise<unknown>): Promise<string> {
   return await promise.then(
     () => 'none',
-    (error: unknown) => (isConnectionLoss(error) ? 'lost' : String((error as {code: string}).code)),
+    (error: unknown) => (isLoss(error) ? 'lost' : String((error as {code: string}).code)),
   );
 }
 

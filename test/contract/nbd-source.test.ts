@@ -4,7 +4,8 @@ import {open, truncate} from 'node:fs/promises';
 import test from 'ava';
 import fc from 'fast-check';
 import {KiB, MiB, TiB} from '../../src/base/units.js';
-import {isConnectionLoss, NbdConnection} from '../../src/native/nbd.js';
+import {isLoss} from '../../src/base/loss.js';
+import {NbdConnection} from '../../src/native/nbd.js';
 import {NbdSource} from '../../src/source/nbd-source.js';
 import {parseNbdUri} from '../../src/source/nbd-uri.js';
 import {openSource} from '../../src/source/open-source.js';
@@ -158,7 +159,7 @@ testRequiring(
     t.true(failures.length > 20 && failures.length < 180, `${failures.length} of 200 failed`);
     for (const error of failures) {
       t.is((error as {code?: string}).code, 'EIO');
-      t.false(isConnectionLoss(error));
+      t.false(isLoss(error));
     }
     t.is(health().state, 'connected');
   },
@@ -202,7 +203,7 @@ testRequiring(
     const results = await Promise.allSettled(reads);
     for (const result of results) {
       t.is(result.status, 'rejected');
-      if (result.status === 'rejected') t.true(isConnectionLoss(result.reason));
+      if (result.status === 'rejected') t.true(isLoss(result.reason));
     }
     t.is(connection.inFlight, 0);
     t.regex((await connection.ended)?.message ?? '', /is lost/);
@@ -223,7 +224,7 @@ testRequiring(
     await connection.read(0, Buffer.alloc(512));
     await server.freeze();
     const error = await t.throwsAsync(connection.read(0, Buffer.alloc(512)), {code: 'ETIMEDOUT'});
-    t.true(isConnectionLoss(error));
+    t.true(isLoss(error));
     server.thaw();
   },
 );

@@ -31,6 +31,9 @@ const MAIN = fileURLToPath(new URL('../../bundle/bin/regrow.js', import.meta.url
  */
 const NBDKIT_FLAGS = ['-f', '-r', '-t', '1'];
 
+/** First argument of a server that clients may write to. */
+export const WRITABLE = '--regrow-writable';
+
 export interface Outcome {
   exitCode: number | null;
   stdout: string;
@@ -79,7 +82,7 @@ export class AttachLab {
 
   /** Runs `regrow`; never throws for its exit code. */
   async regrow(...args: string[]): Promise<Outcome> {
-    return this.run(process.execPath, [MAIN, ...args]);
+    return this.run(process.execPath, [MAIN, ...withoutBackup(args)]);
   }
 
   async run(command: string, args: string[]): Promise<Outcome> {
@@ -106,11 +109,16 @@ export class AttachLab {
 
   /** The same in a surrounding: a command that runs the one that follows its arguments. */
   async refusedIn(t: ExecutionContext, surrounding: string[], ...args: string[]): Promise<string> {
-    const [command = '', ...rest] = [...surrounding, process.execPath, MAIN, ...args];
+    const [command = '', ...rest] = [
+      ...surrounding,
+      process.execPath,
+      MAIN,
+      ...withoutBackup(args),
+    ];
     const {exitCode, stdout, stderr} = await this.run(command, rest);
     t.not(exitCode, 0, `regrow ${args.join(' ')} was not refused: ${stdout}`);
     t.is(stdout, '');
-    const isNote = (line: string): boolean => /write-through is off: what/.test(line);
+    const isNote = (line: string): boolean => /write-through is (off|sync|strict): /.test(line);
     const lines = stderr
       .trim()
       .split('\n')
@@ -131,11 +139,21 @@ export class AttachLab {
     return (await this.serveOn(this.path(`nbd${this.#servers.length}.sock`), ...args)).uri;
   }
 
+  /** The same for a backup that is written to. */
+  async serveWritable(...args: string[]): Promise<string> {
+    return (await this.serveOn(this.path(`nbd${this.#servers.length}.sock`), WRITABLE, ...args))
+      .uri;
+  }
+
+  /** {@link WRITABLE} as the first argument: clients may write. */
   async serveOn(socket: string, ...args: string[]): Promise<{uri: string; server: ChildProcess}> {
     rmSync(socket, {force: true});
     const log = openSync(`${socket}.log`, 'a');
     const stdio = ['ignore', 'ignore', log] as const;
-    const server = spawn('nbdkit', [...NBDKIT_FLAGS, '-U', socket, ...args], {stdio: [...stdio]});
+    const flags =
+      args[0] === WRITABLE ? NBDKIT_FLAGS.filter((flag) => flag !== '-r') : NBDKIT_FLAGS;
+    const rest = args.filter((arg) => arg !== WRITABLE);
+    const server = spawn('nbdkit', [...flags, '-U', socket, ...rest], {stdio: [...stdio]});
     closeSync(log);
     this.#servers.push(server);
     for (let i = 0; i < 500 && !existsSync(socket); i++) await sleep(10);
@@ -186,7 +204,8 @@ export class AttachLab {
         const environment = readFileSync(`/proc/${entry}/environ`, 'utf8').split('\0');
         const command = readFileSync(`/proc/${entry}/cmdline`, 'utf8');
         const isOurs = environment.includes(`REGROW_STATE_DIR=${this.stateDir}`);
-        if (isOurs && /control\/daemon\.js|^regrow daemon /.test(command)) pids.push(Number(entry));
+        if (isOurs && /(control|bin)\/daemon\.js|^regrow daemon /.test(command))
+          pids.push(Number(entry));
       } catch {
         // It ended meanwhile.
       }
@@ -263,4 +282,11 @@ export async function refusedFirst(
   t.deepEqual(existsSync(lab.stateDir) ? readdirSync(lab.stateDir) : [], []);
   t.deepEqual(existsSync(lab.runDir) ? readdirSync(lab.runDir) : [], []);
   return sentence;
+}
+
+/** A first attach that says nothing of write-through leaves the source as it is. */
+function withoutBackup(args: string[]): string[] {
+  const isFirst = args[0] === 'attach' && args[2] !== undefined && !args[2].startsWith('-');
+  const isSaid = args.some((arg) => arg === '--write-through' || arg === '--backup');
+  return isFirst && !isSaid ? [...args, '--write-through', 'off'] : args;
 }

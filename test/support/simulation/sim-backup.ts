@@ -8,8 +8,7 @@
  * - a cut connection answers nothing more; of what was on its way each request is lost, or reaches
  *   the disk up to ZOMBIE_MAX_MS later, over what the next connection has sent by then;
  * - requests of one connection are carried out in any order;
- * - a power cut of the server leaves what its disk had made durable, and cuts all connections;
- * - TRIM leaves the range as it was.
+ * - a power cut of the server leaves what its disk had made durable, and cuts all connections.
  */
 import {BlockError, type ErrnoCode} from '../../../src/base/errors.js';
 import type {Prng} from '../../../src/base/prng.js';
@@ -142,10 +141,6 @@ class SimTarget implements BackupTarget {
 
   zero(offset: number, length: number): Promise<void> {
     return this.#request('zero', (disk) => disk.zero(offset, length));
-  }
-
-  trim(): Promise<void> {
-    return this.#request('trim', () => Promise.resolve());
   }
 
   flush(): Promise<void> {

@@ -92,10 +92,8 @@ test('the other commands', (t) => {
 });
 
 const WRONG: Record<string, RegExp> = {
-  'attach a b --store /s --write-through sync':
-    /^cannot attach with --write-through sync: regrow cannot send writes to a backup yet, only/,
-  'attach a b --store /s --write-through strict': /only `off` is known so far/,
-  'attach a b --store /s --write-through maybe': /^--write-through "maybe" makes no sense: .* off$/,
+  'attach a b --store /s --write-through maybe':
+    /^--write-through "maybe" makes no sense: .* strict$/,
   'attach a b --store /s --block-size huge': /^--block-size "huge" makes no sense: it takes a size/,
   'attach a b --store /s --sector-size 1024': /one of 512, 4096$/,
   'attach a b --store /s --rate fast': /^--rate "fast" makes no sense/,
@@ -107,7 +105,7 @@ const WRONG: Record<string, RegExp> = {
   attach: /^missing required argument 'source'/,
   'hydrate vol0': /^missing required argument 'mode'/,
   'hydrate vol0 lots': /one of off, background, full$/,
-  'wait vol0 --in-sync': /^cannot wait until vol0 is in sync: write-through is off/,
+  'wait vol0 --in-sync --hydrated': /one at a time/,
   'detach a b': /^too many arguments for 'detach'/,
   atach: /^unknown command 'atach'.*attach/,
 };

@@ -38,6 +38,8 @@ function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
       sectorSize: 512,
       readOnly: false,
       writeThrough: 'off',
+      backup: null,
+      resyncRate: null,
       hydrate: 'background',
       rate: null,
       onSourceLoss: 'wait',

@@ -23,6 +23,8 @@ const OTHER: Record<OptionName, string | number | boolean> = {
   sectorSize: 4096,
   readOnly: true,
   writeThrough: 'sync',
+  backup: 'nbd://third/vol0',
+  resyncRate: 2_097_152,
   hydrate: 'full',
   rate: 1_048_576,
   onSourceLoss: 'error',

@@ -33,6 +33,7 @@ async function serve(
     ping: () => ({name: 'vol0', pid: 1}),
     status: () => ({text: 'x'.repeat(512 * 1024)}),
     attach: refuse,
+    'write-through': refuse,
     hydrate: refuse,
     verify: () => {
       throw new Error('a bug');
@@ -106,7 +107,13 @@ test('another user is turned away', async (t) => {
 test('a peer that cannot be told is turned away', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'regrow-control-'));
   t.teardown(() => rmSync(folder, {recursive: true}));
-  const nothing = {ping: () => ({}), status: () => ({}), attach: () => ({}), hydrate: () => ({})};
+  const nothing = {
+    ping: () => ({}),
+    status: () => ({}),
+    attach: () => ({}),
+    hydrate: () => ({}),
+    'write-through': () => ({}),
+  };
   const server = new ControlServer({
     handlers: {...nothing, wait: () => ({}), verify: () => ({}), detach: () => ({})},
     log: () => {},

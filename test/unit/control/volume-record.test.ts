@@ -15,6 +15,7 @@ const GOOD = {
   store: {path: '/store', identity: {kind: 'file'}},
   options: {...DEFAULT_OPTIONS, blockSize: 4096},
   witnesses: [{offset: 0, length: 4096, sha256: 'a'.repeat(64)}],
+  protection: null,
   detached: null,
 };
 
@@ -30,6 +31,7 @@ const DAMAGE: Record<string, unknown> = {
   'sizes that contradict each other': {...GOOD, size: 512},
   'a size that is no number': {...GOOD, size: '1024'},
   'an impossible block size': {...GOOD, options: {...GOOD.options, blockSize: 1000}},
+  'a malformed protection': {...GOOD, protection: 'yes'},
   'no store': {...GOOD, store: {path: '/store'}},
   'a malformed witness': {...GOOD, witnesses: [{offset: -1, length: 1, sha256: 'a'.repeat(64)}]},
   'a witness without hash': {...GOOD, witnesses: [{offset: 0, length: 1, sha256: 'x'}]},
