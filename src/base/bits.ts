@@ -33,3 +33,7 @@ export function hasFlag(value: number, flag: number): boolean {
 export function withoutFlag(value: number, flag: number): number {
   return value & ~flag;
 }
+
+export function withFlag(value: number, flag: number): number {
+  return value | flag;
+}

@@ -17,6 +17,10 @@ export const SEEDED_BUGS = {
     'A flush is answered when the map is written, before it is synced (breaks I3).',
   'zero-settled-early':
     'A zeroed block counts as overwritten before its zeroes are in the store (breaks I2).',
+  'memory-not-adopted':
+    'A daemon that takes over reads the map file and leaves the memory of the one before alone (breaks I3).',
+  'taken-changes-forgotten':
+    'What a commit took and had not made durable when its daemon died is not committed again (breaks I3).',
 } as const;
 
 export type SeededBug = keyof typeof SEEDED_BUGS;

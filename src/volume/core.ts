@@ -17,6 +17,7 @@ import {BlockError, messageOf} from '../base/errors.js';
 import {RangeLock} from '../base/range-lock.js';
 import {SECTOR} from '../base/units.js';
 import {stateRow} from '../map/block-state.js';
+import type {CoreState} from '../map/core-state.js';
 import type {Geometry} from '../map/geometry.js';
 import type {IntentLog} from '../map/intent-log.js';
 import type {MapFile} from '../map/map-file.js';
@@ -38,6 +39,7 @@ export interface CoreParts {
   mapFile: MapFile;
   map: OverwriteMap;
   masks: MaskTable;
+  state: CoreState;
 }
 
 export class VolumeCore {
@@ -49,6 +51,7 @@ export class VolumeCore {
   readonly mapFile: MapFile;
   readonly map: OverwriteMap;
   readonly masks: MaskTable;
+  readonly state: CoreState;
   readonly locks = new RangeLock();
   readonly counters: VolumeCounters = emptyCounters();
   /** Set once the volume closes or is abandoned: background work ends at its next step. */
@@ -74,6 +77,9 @@ export class VolumeCore {
     this.mapFile = parts.mapFile;
     this.map = parts.map;
     this.masks = parts.masks;
+    this.state = parts.state;
+    this.#mode = MODE_ORDER[this.state.mode] ?? 'failed';
+    if (this.#mode !== 'read-write') this.#modeReason = this.state.modeReason;
   }
 
   get mode(): VolumeMode {
@@ -93,6 +99,7 @@ export class VolumeCore {
     if (MODE_ORDER.indexOf(mode) <= MODE_ORDER.indexOf(this.#mode)) return;
     this.#mode = mode;
     this.#modeReason = reason;
+    if (!this.isAbandoned) this.state.setMode(MODE_ORDER.indexOf(mode), reason);
     this.environment.log('error', `the volume is now ${mode}: ${reason}`);
   }
 

@@ -98,21 +98,43 @@ export class Volume implements BlockDevice {
    * Opens a volume after any stop, clean or not. Throws {@link DamagedStateError} where the map
    * file contradicts itself; nothing has been written then.
    */
-  static async open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+  static open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+    return Volume.#open(parts, tuning, false);
+  }
+
+  /**
+   * Takes over from a daemon that died and whose memory the environment inherited: acknowledged
+   * writes are there, flushed or not (I3). No write of that daemon may be under way any more.
+   * Memory that cannot be used is logged, and the volume opened as after a crash.
+   */
+  static takeOver(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+    return Volume.#open(parts, tuning, true);
+  }
+
+  static async #open(
+    parts: VolumeParts,
+    tuning: Partial<VolumeTuning>,
+    takesOver: boolean,
+  ): Promise<Volume> {
     const {environment, mapFile: mapStorage, source, store} = parts;
-    const {mapFile, map, masks} = await recoverMap(mapStorage, environment);
+    const found = await recoverMap(mapStorage, environment, takesOver);
+    const {mapFile, map, masks, state, isAdopted} = found;
     const {geometry} = mapFile;
     for (const part of [store, source]) {
       if (part.size >= geometry.size) continue;
       const what = `${part.name} has ${part.size} bytes, the volume ${geometry.size}`;
       throw new BlockError('EINVAL', what, {op: 'open', isPermanent: true});
     }
-    await mapFile.checkpoint(() => ({
-      pages: map.takePageImages(),
-      masks: masks.images(),
-      intents: [],
-      isClean: false,
-    }));
+    if (!isAdopted) {
+      await mapFile.checkpoint(() => ({
+        pages: map.takePageImages(),
+        masks: masks.images(),
+        intents: [],
+        isClean: false,
+      }));
+      map.finishTaken();
+      state.goLive(mapFile.generation);
+    }
     const core = new VolumeCore({
       geometry,
       environment,
@@ -122,8 +144,12 @@ export class Volume implements BlockDevice {
       mapFile,
       map,
       masks,
+      state,
     });
-    return new Volume(core, mapStorage);
+    const volume = new Volume(core, mapStorage);
+    // What the last daemon left uncommitted, and its marks, need not stay so for long.
+    if (isAdopted && core.mode === 'read-write') volume.#committer.checkpointSoon();
+    return volume;
   }
 
   get size(): number {
