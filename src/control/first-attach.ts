@@ -65,7 +65,7 @@ export async function attachFirst(
     detached: null,
   };
   await directory.writeJson(RECORD_NAME, record);
-  return {record, source, volume};
+  return {record, source, volume, store: store.storage, mapFile};
 }
 
 function checkSizes(doing: string, size: number, {blockSize, sectorSize}: AttachOptions): void {

@@ -20,7 +20,16 @@ import type {VolumeStatus} from './status.js';
 /** Longer lines end the connection: nothing here comes near it. */
 export const LINE_BYTES_MAX = 1024 * 1024;
 
-export const METHODS = ['ping', 'status', 'attach', 'hydrate', 'wait', 'verify', 'detach'] as const;
+export const METHODS = [
+  'ping',
+  'status',
+  'attach',
+  'hydrate',
+  'wait',
+  'verify',
+  'restart',
+  'detach',
+] as const;
 export type Method = (typeof METHODS)[number];
 
 export interface HydrateParams {
@@ -49,12 +58,20 @@ export interface MethodTypes {
   hydrate: {params: HydrateParams; progress: never; result: VolumeStatus};
   wait: {params: {until: 'hydrated'}; progress: VolumeStatus; result: VolumeStatus};
   verify: {params: undefined; progress: VerifyProgress; result: VerifyReport};
+  restart: {params: undefined; progress: never; result: RestartResult};
   detach: {params: DetachParams; progress: never; result: DetachResult};
 }
 
 export interface VerifyProgress {
   checkedBytes: number;
   totalBytes: number;
+}
+
+/** The daemon kills itself right after this answer; another takes over. */
+export interface RestartResult {
+  pid: number;
+  /** How often one had taken over before. */
+  takeOvers: number;
 }
 
 export interface DetachResult {

@@ -32,12 +32,12 @@ export async function resumeVolume(
   record.source = source.text;
   record.sourceName = source.source.name;
   const store = await reopenStore({doing, record, context});
-  const volume = await openVolume(doing, paths, {store, source}, context);
+  const {volume, mapFile} = await openVolume(doing, paths, {store, source}, context);
   await compareStore(doing, record, volume, store);
   record.detached = null;
   undo.add(`restore ${paths.volumeFile}`, () => directory.writeJson(RECORD_NAME, known));
   await directory.writeJson(RECORD_NAME, record);
-  return {record, source, volume};
+  return {record, source, volume, store: store.storage, mapFile};
 }
 
 /** The record with what this call changes; throws for what may not change. */
@@ -84,7 +84,7 @@ async function openVolume(
   paths: VolumePaths,
   {store, source}: {store: PreparedStore; source: AssembledVolume['source']},
   {environment, undo}: StartContext,
-): Promise<Volume> {
+): Promise<{volume: Volume; mapFile: FileStorage}> {
   try {
     const mapFile = await FileStorage.open(paths.mapFile);
     undo.add('close the map file', () => mapFile.close());
@@ -92,7 +92,7 @@ async function openVolume(
     const parts = {store: store.storage, mapFile, source: source.source, environment};
     const volume = await Volume.open(parts);
     undo.add('close the volume', () => volume.close());
-    return volume;
+    return {volume, mapFile};
   } catch (error) {
     if (!(error instanceof DamagedStateError)) {
       throw new UserError(`cannot ${doing}: ${messageOf(error)}`, {cause: error});

@@ -103,8 +103,8 @@ export class MaskTable {
 
   /**
    * Take-over: the masks as the memory of a daemon that died has them, all of them changed. Those
-   * of blocks that are no longer partial are dropped: their write was cut short between map and mask.
-   * The other way round cannot be, since a mask comes before its block's state and goes after it; a
+   * of blocks that are not partial are dropped: a write was cut short between map and mask. The
+   * other way round cannot be, since a mask comes before its block's state and goes after it; a
    * text says where it is so all the same.
    */
   adopt(isPartial: (block: number) => boolean, partialCount: number): string | undefined {

@@ -37,6 +37,7 @@ async function serve(
     verify: () => {
       throw new Error('a bug');
     },
+    restart: refuse,
     detach: refuse,
     wait: async (_, {progress, signal}) => {
       progress({blocks: 1});
@@ -108,7 +109,13 @@ test('a peer that cannot be told is turned away', async (t) => {
   t.teardown(() => rmSync(folder, {recursive: true}));
   const nothing = {ping: () => ({}), status: () => ({}), attach: () => ({}), hydrate: () => ({})};
   const server = new ControlServer({
-    handlers: {...nothing, wait: () => ({}), verify: () => ({}), detach: () => ({})},
+    handlers: {
+      ...nothing,
+      wait: () => ({}),
+      verify: () => ({}),
+      restart: () => ({}),
+      detach: () => ({}),
+    },
     log: () => {},
     peerUserId: () => undefined,
   });
