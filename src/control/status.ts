@@ -45,7 +45,7 @@ export interface TakeOverStatus {
   lastPauseMs: number | null;
   /** What the daemon before died of: `signal 9`. */
   lastDeath: string | null;
-  /** False: without CAP_SYS_RESOURCE memory reclaim may come to wait for the daemon's own device. */
+  /** False (no CAP_SYS_RESOURCE): memory reclaim may come to wait for the daemon's own device. */
   isIoFlusher: boolean;
   /** Request buffers that could not be locked in memory: a death may then cost an I/O error. */
   unlockedBuffers: number;
