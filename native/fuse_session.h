@@ -19,7 +19,7 @@
 //
 // Before a tag is first read into, its buffer is locked in memory: where a page must be brought in
 // while the process is being killed, the kernel gives up and ends the request with EIO, which would
-// be the guest's error (TAKE-OVER in docs/DESIGN.md). Locked once, it stays; few tags are in use.
+// be the guest's error (docs/DESIGN.md, "Take-over"). Locked once, it stays; few tags are in use.
 //
 // More tags exist than the kernel hands out asynchronous requests (max_background), so that a disk
 // whose requests all wait for an unreachable source can still be asked for its status.
