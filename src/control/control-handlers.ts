@@ -52,7 +52,10 @@ export function controlHandlers({name, volume, running, now, onGone}: HandlerPar
         },
       });
     },
-    restart: () => {
+    restart: async () => {
+      running.checkRestart();
+      // An upgraded daemon may not know this one's memory: then the map file must have it all.
+      await volume.flush();
       const result = running.checkRestart();
       setTimeout(killItself, ANSWER_MS);
       return result;

@@ -199,6 +199,7 @@ async function goOn(held: Supervisor, death: Death): Promise<void> {
     const pauseMs = taken.takeOvers.lastPauseMs ?? 0;
     environment.log('info', 'taken over', {pauseMs, count: taken.takeOvers.count});
     taken.afterReady();
+    if (taken.isDeviceGone()) await taken.running.endWithoutDevice().then(finish);
   } catch (error) {
     const stack = error instanceof Error ? error.stack : undefined;
     environment.log('error', `taking over failed: ${messageOf(error)}`, {stack});

@@ -13,7 +13,6 @@
  * compared when the source answers, as at each reconnect.
  */
 import {assert} from '../base/assert.js';
-import {messageOf} from '../base/errors.js';
 import {adoptDevice} from '../device/attach-device.js';
 import type {SharedMemory} from '../native/memory.js';
 import {textAt} from '../storage/files.js';
@@ -32,6 +31,8 @@ import type {Death, Supervisor} from './supervisor.js';
 export interface TakenOver extends StartedVolume {
   /** Of the socket that listens already. */
   controlFd: number;
+  /** Whether the daemon before was killed in the middle of a detach. */
+  isDeviceGone(): boolean;
 }
 
 export async function takeOver(
@@ -84,12 +85,8 @@ export async function takeOver(
   return {
     ...{running, volume, device, directory, store, mapFile, source, takeOvers},
     controlFd: held('control'),
-    afterReady: () => {
-      afterReady(going, volume, source.source, context);
-      checkLoop(going, handover).catch((error: unknown) => {
-        environment.log('error', messageOf(error));
-      });
-    },
+    afterReady: () => afterReady(going, volume, source.source, context),
+    isDeviceGone: () => isLoopGone(handover),
   };
 }
 
@@ -101,10 +98,8 @@ function deviceOf(
   return {...device, channels};
 }
 
-/** A daemon killed in the middle of a detach has let its loop device go: then the volume ends. */
-async function checkLoop(running: RunningVolume, {device}: Handover): Promise<void> {
+function isLoopGone({device}: Handover): boolean {
   const {number, sequence} = device.loop;
   const found = textAt(`/sys/block/loop${number}/diskseq`)?.trim();
-  if (found === undefined || found === String(sequence)) return;
-  await running.endWithoutDevice();
+  return found !== undefined && found !== String(sequence);
 }

@@ -259,6 +259,17 @@ attachTest('without its supervisor a daemon goes on and says what it lacks', asy
   t.true((await lab.status(t, 'vol0')).takeOver.isPossible);
 });
 
+attachTest('who takes over a device that is no more ends the volume in order', async (t, lab) => {
+  const source = makeSource(lab, 8);
+  const device = await lab.ok(t, 'attach', source, 'vol0', '--store', lab.path('store'));
+  const {daemon} = await lab.pids(t, 'vol0');
+  lab.tool('losetup', '-d', device);
+  process.kill(daemon, 'SIGKILL');
+  await lab.noDaemon(10_000);
+  t.deepEqual([lab.daemons(), lab.supervisors(), readdirSync(lab.runDir)], [[], [], []]);
+  lab.same(t, readFileSync(await lab.ok(t, 'attach', 'vol0')), readFileSync(source));
+});
+
 attachTest('a volume mounted over its own state is taken over', async (t, lab) => {
   const image = makeExt4Image(lab);
   const uri = await lab.serve('file', image.path);
