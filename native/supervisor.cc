@@ -190,6 +190,8 @@ void describe(int daemon_socket) {
   fcntl(daemon_socket, F_SETFD, 0);
   signal(SIGTERM, SIG_DFL);
   signal(SIGINT, SIG_DFL);
+  // A kill of the daemon's process group must not take the supervisor along.
+  setsid();
   environ = self.environment;
   execvp(self.arguments[0], self.arguments);
   fprintf(stderr, "regrow-launcher: %s: %s\n", self.arguments[0], strerror(errno));

@@ -188,7 +188,8 @@ attachTest(
         bytes.copy(expected, offset);
       }
       const {daemon} = await lab.pids(t, 'vol0');
-      process.kill(daemon, 'SIGKILL');
+      // Alone, and with its process group, which the supervisor must not be in.
+      process.kill(round % 2 === 0 ? daemon : -daemon, 'SIGKILL');
       lab.tool('blockdev', '--flushbufs', device);
       lab.same(t, readFileSync(device), expected);
     }
