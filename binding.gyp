@@ -39,7 +39,7 @@
     {
       "target_name": "regrow-launcher",
       "type": "executable",
-      "sources": ["native/launcher.cc"],
+      "sources": ["native/launcher.cc", "native/supervisor.cc"],
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
       "cflags_cc": ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-fno-rtti"]
     }

@@ -156,6 +156,7 @@ class FuseSessionObject : public Napi::ObjectWrap<FuseSessionObject> {
     put("data", counters.data);
     put("wakes", counters.wakes);
     put("refused", counters.refused);
+    put("unlocked", counters.unlocked);
     put("borrowed", session_->borrowed_count());
     return result;
   }

@@ -56,7 +56,10 @@ Slab::Slab(size_t size) : size_(size) {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   base_ = mapped == MAP_FAILED ? nullptr : static_cast<uint8_t*>(mapped);
   // A huge page would cost 2 MiB for a 4 KiB request.
-  if (base_ != nullptr) madvise(base_, size_, MADV_NOHUGEPAGE);
+  if (base_ == nullptr) return;
+  madvise(base_, size_, MADV_NOHUGEPAGE);
+  // A fork would make its pages copy-on-write, and thus faults of the next reads into them.
+  madvise(base_, size_, MADV_DONTFORK);
 }
 
 Slab::~Slab() {
@@ -205,7 +208,12 @@ FuseSession::Route FuseSession::route(const FuseFile& file, uint32_t opcode, con
 void FuseSession::hand_over(uint32_t channel, uint32_t tag, const fuse_in_header& header,
                             const FuseRequest& request) {
   descriptors()[tag] = request;
-  tags_[tag] = {header.unique, channel, request.operation, request.length, false};
+  Tag& state = tags_[tag];
+  state.unique = header.unique;
+  state.channel = channel;
+  state.operation = request.operation;
+  state.length = request.length;
+  state.is_borrowed = false;
   counters_.data++;
   bool is_first;
   {
@@ -270,7 +278,16 @@ bool FuseSession::acquire(uint32_t& tag) {
   if (stopping_) return false;
   tag = free_.back();
   free_.pop_back();
+  lock.unlock();
+  make_resident(tag);
   return true;
+}
+
+// Service thread, which holds the tag.
+void FuseSession::make_resident(uint32_t tag) {
+  if (tags_[tag].is_resident) return;
+  tags_[tag].is_resident = true;
+  if (mlock(payload(tag) - page, stride) != 0) counters_.unlocked++;
 }
 
 void FuseSession::give_back(uint32_t tag) {

@@ -17,6 +17,10 @@
 // the service thread while it reads, to JavaScript from the batch until complete(), then to nobody.
 // When no tag is free the service threads wait and the kernel queues.
 //
+// Before a tag is first read into, its buffer is locked in memory: where a page must be brought in
+// while the process is being killed, the kernel gives up and ends the request with EIO, which would
+// be the guest's error (docs/DESIGN.md, "Take-over"). Locked once, it stays; few tags are in use.
+//
 // More tags exist than the kernel hands out asynchronous requests (max_background), so that a disk
 // whose requests all wait for an unreachable source can still be asked for its status.
 //
@@ -73,6 +77,7 @@ struct FuseCounters {
   std::atomic<uint64_t> data{0};      // handed to JavaScript
   std::atomic<uint64_t> wakes{0};     // batches announced
   std::atomic<uint64_t> refused{0};   // replies the kernel did not take: request gone or aborted
+  std::atomic<uint64_t> unlocked{0};  // buffers that could not be locked in memory
 };
 
 class FuseSession {
@@ -121,6 +126,7 @@ class FuseSession {
     uint32_t operation = 0;
     uint64_t length = 0;
     bool is_borrowed = false;  // by JavaScript
+    bool is_resident = false;  // locking was tried
   };
   struct Service {
     std::thread thread;
@@ -135,6 +141,7 @@ class FuseSession {
   void hand_over(uint32_t channel, uint32_t tag, const fuse_in_header& header,
                  const FuseRequest& request);
   bool acquire(uint32_t& tag);
+  void make_resident(uint32_t tag);
   void give_back(uint32_t tag);
   uint8_t* payload(uint32_t tag) const;
   FuseRequest* descriptors() const { return reinterpret_cast<FuseRequest*>(slab_->base()); }

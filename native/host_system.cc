@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include <cstring>
 #include <string>
 
 #include "async_call.h"
@@ -181,6 +182,37 @@ Napi::Value io_flusher(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), is_set == 1);
 }
 
+// sendRecord(socket, text, descriptor): 64 bytes, and the descriptor with them unless it is -1.
+void send_record(const Napi::CallbackInfo& info) {
+  char record[64] = "";
+  const std::string text = info[1].As<Napi::String>().Utf8Value();
+  text.copy(record, sizeof record - 1);
+  const int passed = info[2].As<Napi::Number>().Int32Value();
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))]{};
+  iovec part{record, sizeof record};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (passed >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &passed, sizeof passed);
+  }
+  const ssize_t sent = sendmsg(info[0].As<Napi::Number>().Int32Value(), &message, MSG_NOSIGNAL);
+  if (sent == sizeof record) return;
+  to_error(info.Env(), Outcome::failed("sendmsg", text)).ThrowAsJavaScriptException();
+}
+
+// closeOnExec(descriptor): no child of this process inherits it.
+void close_on_exec(const Napi::CallbackInfo& info) {
+  if (fcntl(info[0].As<Napi::Number>().Int32Value(), F_SETFD, FD_CLOEXEC) == 0) return;
+  to_error(info.Env(), Outcome::failed("fcntl", "closing on exec")).ThrowAsJavaScriptException();
+}
+
 }  // namespace
 
 void init_host_system(Napi::Env env, Napi::Object exports) {
@@ -193,6 +225,8 @@ void init_host_system(Napi::Env env, Napi::Object exports) {
   part.Set("freeSpace", Napi::Function::New<free_space>(env));
   part.Set("closeDescriptor", Napi::Function::New<close_descriptor>(env));
   part.Set("peerCredentials", Napi::Function::New<peer_credentials>(env));
+  part.Set("sendRecord", Napi::Function::New<send_record>(env));
+  part.Set("closeOnExec", Napi::Function::New<close_on_exec>(env));
   part.Set("ioFlusher", Napi::Function::New<io_flusher>(env));
   exports.Set("host", part);
 }

@@ -1,6 +1,7 @@
-// regrow-launcher PROGRAM [ARGUMENT]...
+// regrow-launcher [--supervise] PROGRAM [ARGUMENT]...
 //
-// Prepares the process a volume's daemon will live in, then becomes that daemon by exec:
+// Prepares the process a volume's daemon will live in, then becomes that daemon by exec, or with
+// --supervise its supervisor (supervisor.h), whose children inherit all of it:
 //
 //   1. keeps the current mount namespace open and passes its descriptor's number on, in
 //      REGROW_HOST_MNT_NS: mounts and device nodes are to appear there
@@ -30,6 +31,8 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include "supervisor.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -90,8 +93,10 @@ void raise_limit(__rlimit_resource_t resource, rlim_t wanted) {
 }  // namespace
 
 int main(int argument_count, char** arguments) {
-  if (argument_count < 2) {
-    fprintf(stderr, "usage: regrow-launcher PROGRAM [ARGUMENT]...\n");
+  const bool is_supervised = argument_count > 1 && strcmp(arguments[1], "--supervise") == 0;
+  char** program = arguments + (is_supervised ? 2 : 1);
+  if (program[0] == nullptr) {
+    fprintf(stderr, "usage: regrow-launcher [--supervise] PROGRAM [ARGUMENT]...\n");
     return 2;
   }
   keep_host_namespace();
@@ -101,6 +106,7 @@ int main(int argument_count, char** arguments) {
   leave_terminal();
   raise_limit(RLIMIT_NOFILE, 65536);
   raise_limit(RLIMIT_MEMLOCK, RLIM_INFINITY);
-  execvp(arguments[1], arguments + 1);
-  fail(arguments[1], 127);
+  if (is_supervised) regrow::supervise(program);
+  execvp(program[0], program);
+  fail(program[0], 127);
 }

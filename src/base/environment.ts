@@ -27,8 +27,9 @@ export interface Environment {
   readonly random: () => number;
   readonly log: Log;
   /**
-   * Zeroed memory of exactly `length` bytes for in-core state. In production it is a memfd mapping
-   * that costs nothing where it was never touched, and that outlives the JavaScript heap.
+   * Memory of exactly `length` bytes for in-core state: zeroed, or where a daemon that died left a
+   * section of that name and length, that section as it stands (`isInherited`). In production it is
+   * a memfd mapping that costs nothing where it was never touched, and that outlives the process.
    */
   readonly allocate: (name: string, length: number) => Memory;
   /** Bugs the laboratory switched on to see whether it finds them; empty in production. */
@@ -37,6 +38,8 @@ export interface Environment {
 
 export interface Memory {
   readonly bytes: Uint8Array;
+  /** Holds what an earlier daemon left in it. */
+  readonly isInherited?: boolean;
   /** Gives [offset, offset+length) back to the system; it reads zeroes afterwards. */
   release(offset: number, length: number): void;
 }

@@ -82,10 +82,33 @@ export function clearMarks(bytes: Uint8Array): void {
   }
 }
 
+/** Puts the mark on all entries of `bytes`, whose length is a multiple of four. */
+export function markAll(bytes: Uint8Array): void {
+  const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >>> 2);
+  for (let index = 0; index < words.length; index++) {
+    words[index] = (words[index] as number) | MARKS_IN_WORD;
+  }
+}
+
+/** How often each byte was seen by the count under way; all zero between two. */
+const seen = new Uint32Array(256);
+
 /** Adds to counts[value] the number of entries [0, end) with that value. */
 export function countValues(bytes: Uint8Array, end: number, counts: number[]): void {
-  for (let index = 0; index < end; index++) {
-    const value = valueAt(bytes, index);
-    counts[value] = (counts[value] ?? 0) + 1;
+  const add = (value: number, count: number): void => {
+    counts[value] = (counts[value] ?? 0) + count;
+  };
+  const whole = end >>> 1;
+  for (let index = 0; index < whole; index++) {
+    const pair = bytes[index] as number;
+    seen[pair] = (seen[pair] as number) + 1;
   }
+  for (let pair = 0; pair < 256; pair++) {
+    const count = seen[pair] as number;
+    if (count === 0) continue;
+    add(pair & VALUE, count);
+    add((pair >>> 4) & VALUE, count);
+    seen[pair] = 0;
+  }
+  if (end & 1) add(valueAt(bytes, end - 1), 1);
 }

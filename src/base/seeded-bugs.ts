@@ -26,6 +26,10 @@ export const SEEDED_BUGS = {
   'strict-parallel-legs': 'A strict write does not wait for the backup (breaks I3, I8).',
   'zombie-write':
     'A write under way when a connection died is sent again at once and not read back (breaks I6).',
+  'memory-not-adopted':
+    'A daemon that takes over reads the map file and leaves the memory of the one before alone (breaks I3).',
+  'taken-changes-forgotten':
+    'What a commit took and had not made durable when its daemon died is not committed again (breaks I3).',
 } as const;
 
 export type SeededBug = keyof typeof SEEDED_BUGS;

@@ -38,6 +38,7 @@ export type Call =
   | {command: 'status'; name: string | undefined; json: boolean; watch: boolean}
   | {command: 'wait'; name: string; until: 'hydrated' | 'in sync'}
   | {command: 'verify'; name: string; json: boolean}
+  | {command: 'restart'; name: string; json: boolean}
   | {command: 'detach'; name: string; force: boolean; json: boolean}
   | {command: 'forget'; name: string; force: boolean}
   | {command: 'doctor'; json: boolean};

@@ -142,6 +142,14 @@ function addOrders(program: Command, take: (call: Call) => void): void {
       take({command: 'verify', name, json: flags.json ?? false});
     });
   program
+    .command('restart')
+    .description('replace the daemon under the running device, after an upgrade say')
+    .argument('<name>')
+    .option('--json', 'one object')
+    .action((name: string, flags: {json?: boolean}) => {
+      take({command: 'restart', name, json: flags.json ?? false});
+    });
+  program
     .command('detach')
     .description('take the device away; the state stays, so that attach NAME resumes')
     .argument('<name>')

@@ -84,6 +84,25 @@ function requestsText({counters}: VolumeStatus): string {
   );
 }
 
+/** What a death of the daemon means, in words; undefined where there is nothing to say. */
+export function takeOverText({takeOver}: VolumeStatus, now: number): string | undefined {
+  const {problem, count, lastAt, lastPauseMs, lastDeath, isIoFlusher, unlockedBuffers} = takeOver;
+  const parts: string[] = [];
+  if (problem !== null) parts.push(`a death of it would end the device: ${problem}`);
+  if (count > 0 && lastAt !== null) {
+    const times = count === 1 ? 'replaced once' : `replaced ${count} times`;
+    const ago = formatDuration(Math.max(0, now - lastAt));
+    parts.push(`${times}, last ${ago} ago (${lastDeath ?? ''}) after ${lastPauseMs ?? 0} ms`);
+  }
+  if (!isIoFlusher) {
+    parts.push('without CAP_SYS_RESOURCE it is no I/O flusher: scarce memory may make it wait');
+  }
+  if (unlockedBuffers > 0) {
+    parts.push(`${unlockedBuffers} buffers are not locked in memory: a death may cost an error`);
+  }
+  return parts.length === 0 ? undefined : parts.join('; ');
+}
+
 /** The whole status, some ten lines. `now`: wall time in ms. */
 export function renderStatus(status: VolumeStatus, now: number, look: Look): string {
   const {blocks} = status;
@@ -109,6 +128,8 @@ export function renderStatus(status: VolumeStatus, now: number, look: Look): str
     `${label('store')}${status.store.path}`,
     `${label('requests')}${requestsText(status)}`,
   );
+  const takeOver = takeOverText(status, now);
+  if (takeOver !== undefined) lines.push(`${label('daemon')}${takeOver}`);
   if (status.waitingForMasks > 0) {
     const count = status.waitingForMasks;
     lines.push(`${label('waiting')}${count} writes wait for room in the mask table`);

@@ -14,6 +14,8 @@ const HYDRATION_MODES: readonly HydrationMode[] = ['off', 'background', 'full'];
 const WRITE_THROUGH_MODES: readonly WriteThroughMode[] = ['off', 'sync', 'strict'];
 /** Progress of a verify is sent at most this often. */
 const PROGRESS_MS = 200;
+/** Time for an answer to leave before the daemon kills itself. */
+const ANSWER_MS = 20;
 
 export interface HandlerParts {
   name: string;
@@ -22,6 +24,11 @@ export interface HandlerParts {
   now: () => number;
   /** Called when a detach has taken the device away, before it is answered. */
   onGone: () => Promise<void>;
+}
+
+/** As a crash would: a planned restart takes no way of its own that nothing else exercises. */
+function killItself(): void {
+  process.kill(process.pid, 'SIGKILL');
 }
 
 export function controlHandlers({name, volume, running, now, onGone}: HandlerParts): Handlers {
@@ -48,6 +55,14 @@ export function controlHandlers({name, volume, running, now, onGone}: HandlerPar
           progress({checkedBytes, totalBytes});
         },
       });
+    },
+    restart: async () => {
+      running.checkRestart();
+      // An upgraded daemon may not know this one's memory: then the map file must have it all.
+      await volume.flush();
+      const result = running.checkRestart();
+      setTimeout(killItself, ANSWER_MS);
+      return result;
     },
     detach: async (params) => {
       try {

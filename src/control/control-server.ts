@@ -8,8 +8,10 @@
  */
 import {setMaxListeners} from 'node:events';
 import {createServer, type Server, type Socket} from 'node:net';
+import {assert} from '../base/assert.js';
 import {messageOf, UserError} from '../base/errors.js';
 import type {Log} from '../base/environment.js';
+import {removeNow} from '../storage/files.js';
 import {
   encodeLine,
   LineDecoder,
@@ -50,12 +52,34 @@ export class ControlServer {
   readonly #options: ControlServerOptions;
   readonly #connections = new Set<Connection>();
   readonly #server: Server;
+  #adoptedPath: string | undefined;
   /** Resolves when every connection has ended; set once nobody may connect any more. */
   #closed: Promise<void> | undefined;
 
   constructor(options: ControlServerOptions) {
     this.#options = options;
     this.#server = createServer((socket) => this.#accept(socket));
+  }
+
+  /** Goes on with a socket that listens already. */
+  async adopt(fd: number, path: string): Promise<void> {
+    this.#adoptedPath = path;
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', reject);
+      this.#server.listen({fd}, resolve);
+    });
+    this.#server.removeAllListeners('error');
+    this.#server.on('error', (error) => {
+      this.#options.log('error', `the control socket failed: ${error.message}`);
+    });
+  }
+
+  /** The descriptor that listens, for a later adopt(). */
+  get fd(): number {
+    const handle = (this.#server as unknown as {_handle?: {fd?: unknown} | null})._handle;
+    const fd = handle?.fd;
+    assert(typeof fd === 'number' && fd >= 0, 'the control socket listens');
+    return fd;
   }
 
   /** Creates the socket, which nobody but its owner may open. The path must be free. */
@@ -79,6 +103,8 @@ export class ControlServer {
 
   /** Removes the socket, at once; connections stay. May be called again. */
   stopListening(): void {
+    // A socket that was made here goes with its server.
+    if (this.#adoptedPath !== undefined && this.#closed === undefined) removeNow(this.#adoptedPath);
     this.#closed ??= new Promise<void>((resolve) => this.#server.close(() => resolve()));
   }
 

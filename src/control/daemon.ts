@@ -1,7 +1,7 @@
 /**
  * The daemon of one volume: started by `attach` through the launcher, which gave it a session and a
- * mount namespace of its own. It attaches the volume, says so, and then serves until it is
- * detached.
+ * mount namespace of its own, and its supervisor. It attaches the volume, or takes it over from a
+ * daemon that died, says so, and then serves until it is detached.
  *
  * Once it is ready nothing is opened by path on the way of a request, all code is loaded, and the
  * log does not block: whatever it might wait for could lie on the volume itself.
@@ -11,25 +11,40 @@
  *   an exception nobody caught  is logged and shown by `status`; the device stays for its users
  */
 import type {Socket} from 'node:net';
+import type {Log} from '../base/environment.js';
 import {messageOf, UserError} from '../base/errors.js';
 import {peerCredentials} from '../native/host.js';
+import {createSharedMemory, SharedMemory} from '../native/memory.js';
 import {redirectStandardError} from '../storage/files.js';
-import {EarlyLog} from '../storage/log-file.js';
+import {EarlyLog, type LogFile} from '../storage/log-file.js';
 import {controlHandlers} from './control-handlers.js';
 import {ControlServer} from './control-server.js';
-import {volumePaths} from './paths.js';
+import {volumePaths, type VolumePaths} from './paths.js';
 import {RecentErrors} from './recent-errors.js';
 import {StartLink} from './start-link.js';
 import {startVolume, type StartedVolume} from './start-volume.js';
+import {Succession} from './succession.js';
+import {Supervisor, type Death} from './supervisor.js';
 import {systemClock, systemEnvironment} from './system-environment.js';
+import {takeOver} from './take-over.js';
 import {Undo} from './undo.js';
 
 const early = new EarlyLog(() => systemClock.wallTime());
 const errors = new RecentErrors();
-const environment = systemEnvironment((level, message, fields) => {
+const log: Log = (level, message, fields) => {
   early.log(level, message, fields);
   if (level === 'error') errors.add(message, systemClock.wallTime());
-});
+};
+const supervisor = Supervisor.find(process.env);
+const memory = openMemory();
+const environment = systemEnvironment(log, memory);
+const succession = new Succession(supervisor, memory, log);
+
+/** That of the daemon before, where there was one. */
+function openMemory(): SharedMemory {
+  const left = supervisor?.inherited.get('memory');
+  return left === undefined ? createSharedMemory() : SharedMemory.adopt(left);
+}
 
 /** The user at the other end of a connection; undefined if that cannot be told. */
 function peerUserId(socket: Socket): number | undefined {
@@ -104,27 +119,40 @@ function catchBugs(): Promise<never> {
   });
 }
 
-async function main(): Promise<void> {
+/** From here on another daemon goes on if this one dies. */
+function arrange(started: StartedVolume, paths: VolumePaths, server: ControlServer): void {
+  const {running, device, directory, store, mapFile, source, takeOvers} = started;
+  const {startedAt, isResumed} = running;
+  succession.arrange({
+    ...{device, directory},
+    storeFd: store.fd,
+    mapFd: mapFile.fd,
+    sourceFd: source.fileFd,
+    controlFd: server.fd,
+    handover: {paths, startedAt, isResumed, takeOvers},
+  });
+}
+
+function ignoreSignals(): void {
+  process.on('SIGINT', () => {});
+  process.on('SIGHUP', () => {});
+}
+
+/** Attaches the volume that `attach` asks for. */
+async function attach(crashed: Promise<never>): Promise<void> {
   const link = new StartLink();
   const undo = new Undo();
   const givenUp = new AbortController();
   const giveUp = (): void => givenUp.abort();
   link.signal.addEventListener('abort', giveUp);
   process.on('SIGTERM', giveUp);
-  process.on('SIGINT', () => {});
-  process.on('SIGHUP', () => {});
-  const crashed = catchBugs();
-  crashed.catch(() => {});
   try {
     const request = await link.request();
     if (request === undefined) return await end(2);
     process.title = `regrow daemon ${request.name}`;
     const paths = volumePaths(request.name);
     const starting = startVolume(request, {
-      environment,
-      errors,
-      link,
-      undo,
+      ...{environment, errors, succession, link, undo},
       signal: givenUp.signal,
       onLogFile: (file) => early.continueIn(file),
     });
@@ -143,6 +171,7 @@ async function main(): Promise<void> {
     process.chdir('/');
     watch(started, finish);
     undo.drop();
+    arrange(started, paths, server);
     environment.log('info', 'attached', {device: started.device.path});
     await link.ready(started.running.ready());
     started.afterReady();
@@ -155,4 +184,32 @@ async function main(): Promise<void> {
   }
 }
 
-await main();
+/** Goes on with the volume of a daemon that died. If it cannot, the supervisor tries another. */
+async function goOn(held: Supervisor, death: Death): Promise<void> {
+  try {
+    const context = {environment, errors, succession};
+    const onLogFile = (file: LogFile): void => early.continueIn(file);
+    const taken = await takeOver(held, death, memory, {...context, onLogFile});
+    const {server, finish} = serve(taken);
+    const {paths} = taken.running;
+    await server.adopt(taken.controlFd, paths.socket);
+    redirectStandardError(taken.directory.pathOf('daemon.log'));
+    watch(taken, finish);
+    arrange(taken, paths, server);
+    const pauseMs = taken.takeOvers.lastPauseMs ?? 0;
+    environment.log('info', 'taken over', {pauseMs, count: taken.takeOvers.count});
+    taken.afterReady();
+    if (taken.isDeviceGone()) await taken.running.endWithoutDevice().then(finish);
+  } catch (error) {
+    const stack = error instanceof Error ? error.stack : undefined;
+    environment.log('error', `taking over failed: ${messageOf(error)}`, {stack});
+    await end(1);
+  }
+}
+
+ignoreSignals();
+const crashed = catchBugs();
+crashed.catch(() => {});
+const death = supervisor?.death;
+if (supervisor !== undefined && death !== undefined) await goOn(supervisor, death);
+else await attach(crashed);

@@ -91,7 +91,7 @@ export async function attachFirst(
   volume.setResyncRate(options.resyncRate ?? undefined);
   volume.resumeWriteThrough(mode);
   await settleBackup(volume, context);
-  return {record, source, volume, save};
+  return {record, source, volume, store: store.storage, mapFile, save};
 }
 
 /** A backup that is not the source must hold what the source holds, before it is written to. */

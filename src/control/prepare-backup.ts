@@ -37,6 +37,11 @@ export interface BackupRequest {
   context: StartContext;
 }
 
+/** All that a known backup needs. */
+export type KnownBackupRequest = Pick<BackupRequest, 'options' | 'sourceText'> & {
+  context: Pick<StartContext, 'environment'>;
+};
+
 /** What a volume is given to write through to; `record` and `save` come once they are there. */
 export interface PreparedBackup extends Backup {
   /** What the record keeps of the backup is kept through these. */
@@ -72,7 +77,9 @@ export async function prepareFirstBackup(
       `write-through is ${mode}: what is written changes ${name} as well; to keep that as it is, ` +
         'use --write-through off',
     );
-    return {mode, backup: makeBackup(request, found.target)};
+    const {target} = found;
+    context.undo.add(`close ${target.name}`, () => target.close());
+    return {mode, backup: makeBackup(request, target)};
   }
   if ('target' in found) await found.target.close();
   if (asked !== undefined || options.backup !== null) {
@@ -85,8 +92,11 @@ export async function prepareFirstBackup(
   return off;
 }
 
-/** Of a resume. */
-export function prepareKnownBackup(request: BackupRequest, record: VolumeRecord): PreparedBackup {
+/** Of a resume or a take-over. */
+export function prepareKnownBackup(
+  request: KnownBackupRequest,
+  record: VolumeRecord,
+): PreparedBackup {
   const backup = makeBackup(request, undefined);
   Object.assign(backup.known, {
     consistentAsOf: record.protection?.consistentAsOf ?? undefined,
@@ -152,14 +162,13 @@ export function refuseStoreAsBackup(doing: string, store: string, {backup}: Atta
   );
 }
 
-function makeBackup(request: BackupRequest, first: BackupTarget | undefined): PreparedBackup {
+function makeBackup(request: KnownBackupRequest, first: BackupTarget | undefined): PreparedBackup {
   const {options, sourceText, context} = request;
   const text = options.backup ?? sourceText;
   let opened = first;
   let known: VolumeRecord | undefined;
   let save = (): Promise<void> => Promise.resolve();
   let isUntouched = (_: number): boolean => true;
-  if (first) context.undo.add(`close ${first.name}`, () => opened?.close() ?? Promise.resolve());
   return {
     isSource: options.backup === null || options.backup === sourceText,
     known: {consistentAsOf: undefined, inconsistentSince: undefined},

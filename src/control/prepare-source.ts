@@ -6,6 +6,7 @@
  * what is not local waits for it. Whenever it comes back later, witnesses are compared before
  * anybody gets a byte (I7).
  */
+import type {Environment} from '../base/environment.js';
 import {BlockError, messageOf, UserError} from '../base/errors.js';
 import {formatSize} from '../base/units.js';
 import {openSource, type OpenedSource} from '../source/open-source.js';
@@ -74,6 +75,24 @@ export async function openKnownSource(
   return opened;
 }
 
+/** Of a take-over: does not wait for it, and of a file goes on with its descriptor. */
+export async function openSourceAgain(
+  record: VolumeRecord,
+  environment: Environment,
+  fileFd: number | undefined,
+  isUntouched: (offset: number) => boolean,
+): Promise<OpenedSource> {
+  const {source: text, sourceSize: resumeSize, options} = record;
+  return openSource(text, {
+    environment,
+    timeouts: {connect: Math.min(CONNECT_MS_MAX, options.ioTimeoutMs)},
+    onLoss: options.onSourceLoss,
+    ioTimeout: options.ioTimeoutMs,
+    verifyIdentity: (source) => proveIdentity(source, record, {environment}, {isUntouched}),
+    ...{resumeSize, fileFd},
+  });
+}
+
 async function open(
   {doing, text, options, context}: SourceRequest,
   verifyIdentity: (source: Source) => Promise<void>,
@@ -107,7 +126,7 @@ function refusal(doing: string, reason: string, cause?: unknown): UserError {
 async function proveIdentity(
   source: Source,
   record: VolumeRecord | undefined,
-  {environment}: StartContext,
+  {environment}: Pick<StartContext, 'environment'>,
   {
     count = WITNESSES_AT_RECONNECT,
     isUntouched = () => true,

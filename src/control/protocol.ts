@@ -29,6 +29,7 @@ export const METHODS = [
   'write-through',
   'wait',
   'verify',
+  'restart',
   'detach',
 ] as const;
 export type Method = (typeof METHODS)[number];
@@ -66,12 +67,20 @@ export interface MethodTypes {
   'write-through': {params: WriteThroughParams; progress: never; result: VolumeStatus};
   wait: {params: {until: 'hydrated' | 'in sync'}; progress: VolumeStatus; result: VolumeStatus};
   verify: {params: undefined; progress: VerifyProgress; result: VerifyReport};
+  restart: {params: undefined; progress: never; result: RestartResult};
   detach: {params: DetachParams; progress: never; result: DetachResult};
 }
 
 export interface VerifyProgress {
   checkedBytes: number;
   totalBytes: number;
+}
+
+/** The daemon kills itself right after this answer; another takes over. */
+export interface RestartResult {
+  pid: number;
+  /** How often one had taken over before. */
+  takeOvers: number;
 }
 
 export interface DetachResult {

@@ -39,11 +39,7 @@ export async function resumeVolume(
   record.source = source.text;
   record.sourceName = source.source.name;
   const store = await reopenStore({doing, record, context});
-  const {size, sourceSize} = record;
-  const backup = prepareKnownBackup(
-    {doing, options, sourceText: text, sourceSize, size, context},
-    record,
-  );
+  const backup = prepareKnownBackup({options, sourceText: text, context}, record);
   const parts = {store: store.storage, mapFile, source: source.source, backup};
   const volume = await openVolume(doing, paths, parts, context);
   untouched.bind(volume);
@@ -55,7 +51,7 @@ export async function resumeVolume(
   backup.bind(record, save);
   await resumeWriteThrough(volume, record, known, save);
   await settleBackup(volume, context);
-  return {record, source, volume, save};
+  return {record, source, volume, store: store.storage, mapFile, save};
 }
 
 /** The record with what this call changes; throws for what may not change. */

@@ -15,10 +15,17 @@ import type {OpenedSource} from '../source/open-source.js';
 import type {Volume} from '../volume/volume.js';
 import {changedOptions, type AttachOptions} from './attach-options.js';
 import type {VolumePaths} from './paths.js';
-import type {AttachParams, DetachResult, HydrateParams, WriteThroughParams} from './protocol.js';
+import type {
+  AttachParams,
+  DetachResult,
+  HydrateParams,
+  RestartResult,
+  WriteThroughParams,
+} from './protocol.js';
 import type {RecentErrors} from './recent-errors.js';
 import type {ReadyReport} from './start-protocol.js';
 import type {VolumeStatus} from './status.js';
+import type {Succession} from './succession.js';
 import {VERSION} from './version.js';
 import type {VolumeRecord} from './volume-record.js';
 
@@ -41,6 +48,7 @@ export interface RunningParts {
   /** Wall time in ms. */
   startedAt: number;
   isResumed: boolean;
+  succession: Succession;
 }
 
 export class RunningVolume {
@@ -58,6 +66,18 @@ export class RunningVolume {
 
   get name(): string {
     return this.#parts.paths.name;
+  }
+
+  get paths(): VolumePaths {
+    return this.#parts.paths;
+  }
+
+  get startedAt(): number {
+    return this.#parts.startedAt;
+  }
+
+  get isResumed(): boolean {
+    return this.#parts.isResumed;
   }
 
   /** Aborted when the volume ends. */
@@ -83,6 +103,7 @@ export class RunningVolume {
       uptimeMs: Math.max(0, environment.clock.wallTime() - startedAt),
       store: {path: record.store.path, identity: describeStore(record)},
       source: {name: source.source.name, ...source.health()},
+      takeOver: this.#parts.succession.status(),
       options: record.options,
       witnesses: record.witnesses.length,
       errors: errors.list(),
@@ -118,6 +139,16 @@ export class RunningVolume {
       await this.hydrate({mode, rate});
     }
     return this.ready();
+  }
+
+  /** Throws unless another daemon would go on with the device if this one died. */
+  checkRestart(): RestartResult {
+    const {isPossible, problem, count} = this.#parts.succession.status();
+    if (isPossible && !this.#isEnding) return {pid: process.pid, takeOvers: count};
+    throw new UserError(
+      `cannot restart ${this.name}: ${problem ?? 'it is being detached'}, so the device would go ` +
+        'with the daemon; detach it and attach it again when nobody uses it',
+    );
   }
 
   /** Takes effect at once and is remembered for the next attach. */
@@ -237,13 +268,14 @@ export class RunningVolume {
   }
 
   /**
-   * Without a device: 1 whoever still waits for the source is let go; 2 the volume commits and
-   * closes; 3 how it was left is written down.
+   * Without a device: 1 nobody is to take over; 2 whoever still waits for the source is let go; 3
+   * the volume commits and closes; 4 how it was left is written down.
    */
   async #close(): Promise<DetachResult> {
     const {paths, device, volume, source, record, environment} = this.#parts;
     this.#state = 'stopping';
     this.#stopping.abort();
+    await this.#parts.succession.finish();
     try {
       volume.setHydration({mode: 'off'});
       if (source.health().state !== 'connected') await source.source.close();

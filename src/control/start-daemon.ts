@@ -1,6 +1,6 @@
 /**
- * The command line's side of a start: runs the launcher, which becomes the daemon, tells it what to
- * attach (start-protocol.ts) and waits for the outcome.
+ * The command line's side of a start: runs the launcher, which becomes the supervisor of the daemon
+ * that it starts, tells that one what to attach (start-protocol.ts) and waits for the outcome.
  */
 import {spawn, type ChildProcess} from 'node:child_process';
 import type {Socket} from 'node:net';
@@ -37,7 +37,7 @@ export class DaemonProcess {
   #lastWords = '';
 
   constructor() {
-    this.#child = spawn(LAUNCHER, [process.execPath, DAEMON], {
+    this.#child = spawn(LAUNCHER, ['--supervise', process.execPath, DAEMON], {
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
     });
     this.#link = this.#child.stdio[START_FD] as Socket;

@@ -12,20 +12,27 @@
  * Steps 3 to 7 are first-attach.ts and resume-volume.ts.
  */
 import {messageOf, UserError} from '../base/errors.js';
-import {attachDevice, type AttachedDevice} from '../device/attach-device.js';
+import {
+  attachDevice,
+  type AttachedDevice,
+  type AttachOptions as DeviceOptions,
+} from '../device/attach-device.js';
+import type {OpenedSource} from '../source/open-source.js';
 import type {Source} from '../source/source.js';
 import {remove} from '../storage/files.js';
+import type {FileStorage} from '../storage/file-storage.js';
 import {LogFile} from '../storage/log-file.js';
 import type {StateDirectory} from '../storage/state-directory.js';
 import type {Volume} from '../volume/volume.js';
 import {attachFirst} from './first-attach.js';
+import {NO_TAKE_OVERS, type TakeOvers} from './handover.js';
 import {volumePaths, type VolumePaths} from './paths.js';
 import {encodeLine} from './protocol.js';
 import {readRecord} from './read-record.js';
 import {resumeVolume} from './resume-volume.js';
 import {RunningVolume} from './running-volume.js';
 import {checkHost} from './start-checks.js';
-import type {StartContext} from './start-context.js';
+import type {DaemonContext, StartContext} from './start-context.js';
 import type {StartRequest} from './start-protocol.js';
 import {openState, removeState} from './state.js';
 import type {VolumeRecord} from './volume-record.js';
@@ -36,6 +43,10 @@ export interface StartedVolume {
   volume: Volume;
   device: AttachedDevice;
   directory: StateDirectory;
+  store: FileStorage;
+  mapFile: FileStorage;
+  source: OpenedSource;
+  takeOvers: TakeOvers;
   /** Begins what may wait until the device is in use: hydration, witnesses. */
   afterReady(): void;
 }
@@ -52,7 +63,7 @@ export async function startVolume(
   context.onLogFile(new LogFile(paths.logFile));
   // A daemon that was killed left its socket; nobody listens there, since the state is ours.
   await remove(paths.socket);
-  const {record, source, volume, save} = known
+  const {record, source, volume, store, mapFile, save} = known
     ? await resumeVolume(request, known, paths, directory, context)
     : await attachFirst(request, paths, directory, context);
   throwIfGivenUp(context);
@@ -70,16 +81,14 @@ export async function startVolume(
     errors,
     startedAt,
     isResumed: known !== undefined,
+    succession: context.succession,
   });
   attached = running;
   const {mount, readOnly} = record.options;
   if (mount !== null) await link.mount(device.path, mount, readOnly);
   throwIfGivenUp(context);
   return {
-    running,
-    volume,
-    device,
-    directory,
+    ...{running, volume, device, directory, store, mapFile, source, takeOvers: NO_TAKE_OVERS},
     afterReady: () => afterReady(running, volume, source.source, context),
   };
 }
@@ -131,12 +140,27 @@ interface DeviceParts {
 }
 
 /** Step 8. */
-async function makeDevice(
+async function makeDevice(parts: DeviceParts, context: StartContext): Promise<AttachedDevice> {
+  const {paths, volume} = parts;
+  const options = deviceOptions(parts, context);
+  const device = await attachDevice(volume, options).catch((error: unknown) => {
+    throw new UserError(
+      `cannot attach ${paths.name}: the device cannot be made (${messageOf(error)}); ` +
+        '`regrow doctor` tells what is missing',
+      {cause: error},
+    );
+  });
+  context.undo.add(`remove ${device.path}`, () => device.detach({force: true}));
+  return device;
+}
+
+/** The same for whoever makes the device and whoever takes it over. */
+export function deviceOptions(
   {paths, record, volume, status}: DeviceParts,
-  {environment, undo, errors}: StartContext,
-): Promise<AttachedDevice> {
+  {environment, errors, succession}: DaemonContext,
+): DeviceOptions {
   const {sectorSize, readOnly} = record.options;
-  const device = await attachDevice(volume, {
+  return {
     name: paths.name,
     mountDirectory: paths.mountpoint,
     sectorSize,
@@ -149,22 +173,15 @@ async function makeDevice(
       errors.add(`a bug in regrow: ${messageOf(error)}`, environment.clock.wallTime());
       volume.fail(`a bug in regrow: ${messageOf(error)}`);
     },
-  }).catch((error: unknown) => {
-    throw new UserError(
-      `cannot attach ${paths.name}: the device cannot be made (${messageOf(error)}); ` +
-        '`regrow doctor` tells what is missing',
-      {cause: error},
-    );
-  });
-  undo.add(`remove ${device.path}`, () => device.detach({force: true}));
-  return device;
+    isHeld: () => succession.isArranged,
+  };
 }
 
-function afterReady(
+export function afterReady(
   running: RunningVolume,
   volume: Volume,
   source: Source,
-  {environment}: StartContext,
+  {environment}: DaemonContext,
 ): void {
   const {record, signal} = running;
   const {hydrate, rate, blockSize} = record.options;

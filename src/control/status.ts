@@ -22,6 +22,7 @@ export interface VolumeStatus extends VolumeReport {
   uptimeMs: number;
   store: {path: string; identity: string};
   source: SourceStatus;
+  takeOver: TakeOverStatus;
   options: AttachOptions;
   /** Blocks whose content is known, by which source and store are recognised. */
   witnesses: number;
@@ -29,6 +30,25 @@ export interface VolumeStatus extends VolumeReport {
   errors: RecentError[];
   /** Bytes. */
   memory: {resident: number; heapUsed: number; external: number};
+}
+
+/** What a death of the daemon would mean, and what deaths there were. */
+export interface TakeOverStatus {
+  /** True: another daemon would go on with the device. */
+  isPossible: boolean;
+  /** Why not. */
+  problem: string | null;
+  /** How often one has taken over since the attach, and how the last time went. */
+  count: number;
+  /** Wall time in ms. */
+  lastAt: number | null;
+  lastPauseMs: number | null;
+  /** What the daemon before died of: `signal 9`. */
+  lastDeath: string | null;
+  /** False (no CAP_SYS_RESOURCE): memory reclaim may come to wait for the daemon's own device. */
+  isIoFlusher: boolean;
+  /** Request buffers that could not be locked in memory: a death may then cost an I/O error. */
+  unlockedBuffers: number;
 }
 
 export interface SourceStatus extends SourceHealth {

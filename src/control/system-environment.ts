@@ -3,7 +3,7 @@
  * memfd that outlives the JavaScript heap. The simulation has its own (test/support).
  */
 import type {Clock, Environment, Log} from '../base/environment.js';
-import {SharedMemory} from '../native/memory.js';
+import type {SharedMemory} from '../native/memory.js';
 
 /** Longer time-outs overflow what the system's timers take. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
@@ -14,13 +14,19 @@ export const systemClock: Clock = {
   sleep,
 };
 
-export function systemEnvironment(log: Log): Environment {
-  const memory = SharedMemory.create();
+/** `memory` may be that of a daemon that died: its sections are given out as they stand. */
+export function systemEnvironment(log: Log, memory: SharedMemory): Environment {
   return {
     clock: systemClock,
     random: () => Math.random(),
     log,
-    allocate: (name, length) => memory.allocate(name, length),
+    allocate: (name, length) => {
+      const left = memory.find(name);
+      if (left?.bytes.length === length) return {...left, isInherited: true};
+      // A section of another length is of another volume, or of another version of this program.
+      const free = left === undefined ? name : `${name}.${memory.names.length}`;
+      return memory.allocate(free, length);
+    },
     bugs: new Set(),
   };
 }

@@ -14,7 +14,9 @@ import {BlockError} from '../base/errors.js';
 import {MiB, SECTOR} from '../base/units.js';
 import type {BlockDevice} from './block-device.js';
 import {FuseTransport} from './fuse-transport.js';
-import type {FuseTransportOptions} from './fuse-transport.js';
+import type {DeviceHandover, FuseTransportOptions} from './fuse-transport.js';
+
+export type {DeviceHandover} from './fuse-transport.js';
 
 /** Zeroes written at once where a device has no `writeZeroes` of its own. */
 const ZERO_PIECE = MiB;
@@ -73,6 +75,11 @@ export interface AttachOptions {
   log?: Log;
   /** Told what a handler threw that is neither BlockError nor system error. @default nothing */
   onBug?: (error: unknown) => void;
+  /**
+   * Asked when the process exits without detaching: whether another one holds copies of the
+   * descriptors and goes on. @default no: the device is taken down
+   */
+  isHeld?: () => boolean;
 }
 
 export interface AttachedDevice {
@@ -82,6 +89,10 @@ export interface AttachedDevice {
   readonly mountpoint: string;
   /** Resolves when the device is gone: true if it was detached, false if the connection broke. */
   readonly ended: Promise<boolean>;
+  /** What another process needs to go on with the device when this one dies. */
+  readonly handover: DeviceHandover;
+  /** Request buffers that could not be locked in memory so far. */
+  readonly unlockedBuffers: number;
   /** Whether it is mounted, part of another device, or open in a process. */
   isInUse(): Promise<boolean>;
   /**
@@ -107,6 +118,18 @@ export async function attachDevice(
   return new LoopBackedDevice(transport);
 }
 
+/**
+ * Goes on with a device of another process, which must be dead and reaped, with the same options as
+ * it had. What it had not answered arrives first, once more.
+ */
+export function adoptDevice(
+  handlers: BlockHandlers,
+  options: AttachOptions,
+  handover: DeviceHandover,
+): AttachedDevice {
+  return new LoopBackedDevice(FuseTransport.adopt(checkedOptions(handlers, options), handover));
+}
+
 class LoopBackedDevice implements AttachedDevice {
   readonly #transport: FuseTransport;
   /** The detach in progress or done; a refused one is forgotten. */
@@ -126,6 +149,14 @@ class LoopBackedDevice implements AttachedDevice {
 
   get ended(): Promise<boolean> {
     return this.#transport.whenEnded.then(() => this.#detached !== undefined);
+  }
+
+  get handover(): DeviceHandover {
+    return this.#transport.handover;
+  }
+
+  get unlockedBuffers(): number {
+    return this.#transport.counters.unlocked;
   }
 
   async isInUse(): Promise<boolean> {
@@ -208,6 +239,7 @@ function checkedOptions(handlers: BlockHandlers, options: AttachOptions): FuseTr
     tags: checkedCount('tags', options.tags ?? 64, 1024),
     log: options.log ?? logToStandardError,
     onBug: options.onBug ?? (() => undefined),
+    isHeld: options.isHeld ?? (() => false),
   };
 }
 

@@ -15,13 +15,18 @@
  * this thread can answer. A process that exits without detaching aborts the connection, unmounts
  * and lets the loop device go in its exit handler; one that is killed leaves a dead mount and a
  * loop device, which step 2 of the next start at that place removes.
+ *
+ * Take-over: where another process holds copies of the connection's descriptors, nothing is taken
+ * down at exit, and whoever inherits them goes on with adopt(): the kernel is asked to send again
+ * what was read and not answered, before any thread of ours reads (else it would send again what
+ * this process is already at work on, and one write would run twice at once).
  */
 import {dirname} from 'node:path';
 
 import {assert} from '../base/assert.js';
 import type {Log} from '../base/environment.js';
 import {BlockError, messageOf} from '../base/errors.js';
-import {FuseSession, openFuse, unmountFuse, unmountFuseNow} from '../native/fuse.js';
+import {FuseSession, openFuse, resendFuse, unmountFuse, unmountFuseNow} from '../native/fuse.js';
 import type {FuseConnection, FuseCounters, FuseFile} from '../native/fuse.js';
 import {
   closeDescriptor,
@@ -54,6 +59,20 @@ export interface FuseTransportOptions {
   readonly tags: number;
   readonly log: Log;
   readonly onBug: (error: unknown) => void;
+  /** Asked at exit: whether another process goes on with the device. */
+  readonly isHeld: () => boolean;
+}
+
+/** A device that runs, as another process needs it to go on with it. Plain data but the numbers. */
+export interface DeviceHandover {
+  /** Descriptors of the connection. */
+  readonly channels: readonly number[];
+  readonly kernelMinor: number;
+  /** Without it no other process can take over. */
+  readonly hasResend: boolean;
+  readonly loop: LoopDevice;
+  /** Directories to remove at detach. */
+  readonly madeDirectories: readonly string[];
 }
 
 type Undo = () => Promise<unknown>;
@@ -65,6 +84,7 @@ export class FuseTransport {
   readonly #madeDirectories: readonly string[];
   readonly #exit: () => void;
   readonly #whenEnded: Promise<number>;
+  readonly #connection: FuseConnection;
   #loop: LoopDevice | undefined;
   #isDetaching = false;
 
@@ -93,18 +113,28 @@ export class FuseTransport {
     }
   }
 
+  /** Goes on with a device whose process is dead and reaped. Owns the descriptors. */
+  static adopt(options: FuseTransportOptions, handover: DeviceHandover): FuseTransport {
+    const transport = new FuseTransport(options, handover, handover.madeDirectories, true);
+    transport.#loop = handover.loop;
+    return transport;
+  }
+
   private constructor(
     options: FuseTransportOptions,
     connection: FuseConnection,
     madeDirectories: readonly string[],
+    isAdopted = false,
   ) {
     this.#options = options;
     this.#madeDirectories = madeDirectories;
-    this.#session = makeSession(options, connection);
+    this.#connection = connection;
+    this.#session = makeSession(options, connection, isAdopted);
     this.#server = new RequestServer({
       ...options,
       complete: (tag, result) => this.#session.complete(tag, result),
     });
+    if (isAdopted) resendFuse(connection);
     this.#whenEnded = new Promise((resolve) => {
       this.#session.start((request) => this.#server.handle(request), resolve);
     });
@@ -131,6 +161,12 @@ export class FuseTransport {
 
   get counters(): FuseCounters {
     return this.#session.counters();
+  }
+
+  get handover(): DeviceHandover {
+    const {channels, kernelMinor, hasResend} = this.#connection;
+    const madeDirectories = this.#madeDirectories;
+    return {channels, kernelMinor, hasResend, loop: this.loop, madeDirectories};
   }
 
   findUsers(): Promise<LoopUsers> {
@@ -197,8 +233,9 @@ export class FuseTransport {
 
   /** Exit handler: JavaScript ends here, so nothing may wait for it. */
   #leave(): void {
-    const {mountpoint, namespace} = this.#options;
+    const {mountpoint, namespace, isHeld} = this.#options;
     this.#isDetaching = true;
+    if (isHeld()) return;
     // Closing the descriptors ends the connection, so that nothing below waits for an answer.
     this.#session.abandon();
     if (this.#loop) detachLoopNow(this.#loop, namespace);
@@ -212,7 +249,11 @@ export class FuseTransport {
   }
 }
 
-function makeSession(options: FuseTransportOptions, connection: FuseConnection): FuseSession {
+function makeSession(
+  options: FuseTransportOptions,
+  connection: FuseConnection,
+  isAdopted: boolean,
+): FuseSession {
   const files: FuseFile[] = [
     {
       node: DISK_NODE,
@@ -220,7 +261,7 @@ function makeSession(options: FuseTransportOptions, connection: FuseConnection):
       mode: options.readOnly ? 0o400 : 0o600,
       size: options.device.size,
       isText: false,
-      isHeld: false,
+      isHeld: isAdopted && !options.readOnly,
     },
     {node: STATUS_NODE, name: 'status', mode: 0o400, size: 0, isText: true, isHeld: false},
   ];

@@ -26,12 +26,20 @@ export class BlockSet {
   readonly #counts: Uint16Array;
   #count = 0;
 
-  /** `name`: of its two sections of memory. What they hold already is taken over. */
-  constructor(geometry: Geometry, environment: Environment, name: string) {
+  /**
+   * `name`: of its two sections of memory. What another process left there is taken over where
+   * `isAdopted`, else forgotten.
+   */
+  constructor(geometry: Geometry, environment: Environment, name: string, isAdopted = false) {
     const pages = geometry.pageCount;
     this.#geometry = geometry;
-    this.#bits = environment.allocate(`${name}.bits`, pages * BYTES_PER_PAGE).bytes;
-    this.#touched = environment.allocate(`${name}.touched`, pages).bytes;
+    const bits = environment.allocate(`${name}.bits`, pages * BYTES_PER_PAGE);
+    const touched = environment.allocate(`${name}.touched`, pages);
+    for (const memory of [bits, touched]) {
+      if (memory.isInherited === true && !isAdopted) memory.release(0, memory.bytes.length);
+    }
+    this.#bits = bits.bytes;
+    this.#touched = touched.bytes;
     this.#counts = new Uint16Array(pages);
     for (let page = this.#touched.indexOf(1); page >= 0; page = this.#touched.indexOf(1, page + 1))
       this.#recount(page);

@@ -56,7 +56,10 @@ export class IntentLog {
 
   constructor(options: IntentLogOptions) {
     this.#options = options;
-    const {bytes} = options.environment.allocate('intents', options.capacity * 8);
+    const memory = options.environment.allocate('intents', options.capacity * 8);
+    const {bytes} = memory;
+    // After a take-over the marks are read from the map file, which alone says what is durable.
+    if (memory.isInherited === true) memory.release(0, bytes.length);
     this.#memory = new Float64Array(bytes.buffer, bytes.byteOffset, options.capacity);
     this.#room = new Budget(options.capacity);
     for (let slot = options.capacity - 1; slot >= 0; slot--) this.#freeSlots.push(slot);

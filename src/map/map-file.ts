@@ -21,13 +21,13 @@
  * decisions.
  */
 import {assert} from '../base/assert.js';
-import {BlockError} from '../base/errors.js';
 import {Mutex} from '../base/mutex.js';
 import {alignUp} from '../base/units.js';
 import {crc32c} from '../native/checksum.js';
 import type {Storage} from '../storage/storage.js';
 import {takeBehindMarks} from './behind-marks.js';
 import type {BlockSet} from './block-set.js';
+import {DamagedStateError} from './damaged-state.js';
 import {Geometry, type GeometryInput, geometryProblem, PAGE_BYTES} from './geometry.js';
 import {
   absentDirectory,
@@ -53,20 +53,8 @@ import {
 import {encodeRecord, type LogRecord, recordBytes, scanLog} from './map-log.js';
 import {MIXED, type OverwriteMap, type PageImage} from './overwrite-map.js';
 
+export {DamagedStateError} from './damaged-state.js';
 export {mapFileSize, mapReservedBytes} from './map-layout.js';
-
-/**
- * The state on disk contradicts itself: nothing was written, and nothing may be until a person
- * looked.
- */
-export class DamagedStateError extends BlockError {
-  constructor(name: string, what: string) {
-    super('EIO', `the overwrite map in ${name} is damaged: ${what}`, {
-      op: 'open',
-      isPermanent: true,
-    });
-  }
-}
 
 /** A directory is written in pieces of this many bytes, only those that changed. */
 const DIRECTORY_PIECE_BYTES = 64 * 1024;
@@ -100,11 +88,14 @@ export class MapFile {
   #failure: unknown;
   /** Bytes of the log promised to commits that are under way. */
   #reservedBytes = 0;
+  /** What was read may not be durable yet. */
+  #isUnsynced: boolean;
 
-  private constructor(storage: Storage, layout: MapLayout, found: Opened) {
+  private constructor(storage: Storage, layout: MapLayout, found: Opened, isUnsynced: boolean) {
     this.geometry = layout.geometry;
     this.limits = layout.limits;
     this.#storage = storage;
+    this.#isUnsynced = isUnsynced;
     this.#layout = layout;
     this.#directory = found.directory;
     this.#superblock = found.superblock;
@@ -163,13 +154,17 @@ export class MapFile {
    *
    * It syncs first: a process that died may have left a superblock or record in the page cache
    * alone. What is built on it here overwrites the copies before it, so it must not vanish with the
-   * power any more.
+   * power any more. `syncsLater`: before the first write instead, for a take-over, which must not
+   * wait for a disk.
    */
-  static async open(storage: Storage): Promise<{file: MapFile; recovery: MapRecovery}> {
+  static async open(
+    storage: Storage,
+    syncsLater = false,
+  ): Promise<{file: MapFile; recovery: MapRecovery}> {
     const damaged = (what: string): never => {
       throw new DamagedStateError(storage.name, what);
     };
-    await storage.sync();
+    if (!syncsLater) await storage.sync();
     const {superblock, copy} = await readSuperblocks(storage, damaged);
     const problem = geometryProblem(superblock.geometry);
     if (problem !== undefined) damaged(problem);
@@ -192,8 +187,19 @@ export class MapFile {
     const scan = scanLog(geometry, log, superblock.generation, superblock.sequence);
     if (typeof scan === 'string') return damaged(scan);
     const found = {superblock, copy, directory, sequence: scan.sequence, logEnd: scan.end};
-    const file = new MapFile(storage, layout, found);
+    const file = new MapFile(storage, layout, found, syncsLater);
     return {file, recovery: {...tables, wasClean: superblock.isClean, records: scan.records}};
+  }
+
+  /** Counts up with every checkpoint. */
+  get generation(): number {
+    return this.#superblock.generation;
+  }
+
+  /** Blocks in each state of a page whose entries are on disk; undefined for any other page. */
+  countsOnDisk(page: number): readonly number[] | undefined {
+    const {kind, counts} = decodeDirectoryEntry(this.#directory, page);
+    return kind === KIND_SLOT_0 || kind === KIND_SLOT_1 ? counts : undefined;
   }
 
   /**
@@ -316,6 +322,8 @@ export class MapFile {
     return this.#serial.run(async () => {
       if (this.#failure !== undefined) throw this.#failure;
       try {
+        if (this.#isUnsynced) await this.#storage.sync();
+        this.#isUnsynced = false;
         await section();
       } catch (error) {
         this.#failure = error;

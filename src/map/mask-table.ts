@@ -14,7 +14,7 @@
 import {assert} from '../base/assert.js';
 import {areAllSet, endOfBitRun, isBitSet, setBits} from '../base/bits.js';
 import {Budget} from '../base/budget.js';
-import type {Environment} from '../base/environment.js';
+import type {Environment, Memory} from '../base/environment.js';
 import {alignUp} from '../base/units.js';
 import type {Geometry} from './geometry.js';
 
@@ -49,19 +49,31 @@ export class MaskTable {
   readonly capacity: number;
   readonly #geometry: Geometry;
   readonly #slotBytes: number;
-  readonly #memory: Uint8Array;
+  readonly #memory: Memory;
+  /** The numbers in it: a block plus one, or 0. A store to one is whole or not at all. */
+  readonly #numbers: Float64Array;
   readonly #slots = new Map<number, number>();
   readonly #freeSlots: number[] = [];
   readonly #changed = new Set<number>();
   /** Places taken by masks and by writes on their way to one. */
   readonly #places: Budget;
 
-  constructor(geometry: Geometry, environment: Environment, wantedCapacity?: number) {
+  /** An empty table, until recovery fills it; `keepsMemory`: until adopt() does. */
+  constructor(
+    geometry: Geometry,
+    environment: Environment,
+    wantedCapacity?: number,
+    keepsMemory = false,
+  ) {
     this.#geometry = geometry;
     this.capacity = maskCountMax(geometry, wantedCapacity);
     this.#slotBytes = 8 + maskBytes(geometry);
-    this.#memory = environment.allocate('masks', this.capacity * this.#slotBytes).bytes;
+    this.#memory = environment.allocate('masks', this.capacity * this.#slotBytes);
+    const {buffer, byteOffset, length} = this.#memory.bytes;
+    this.#numbers = new Float64Array(buffer, byteOffset, length / 8);
     this.#places = new Budget(this.capacity);
+    if (keepsMemory) return;
+    if (this.#memory.isInherited === true) this.#memory.release(0, length);
     for (let slot = this.capacity - 1; slot >= 0; slot--) this.#freeSlots.push(slot);
   }
 
@@ -89,13 +101,35 @@ export class MaskTable {
     this.#places.give(places);
   }
 
+  /**
+   * Take-over: the masks as the memory of a daemon that died has them, all of them changed. Those
+   * of blocks that are not partial are dropped: a write was cut short between map and mask. The
+   * other way round cannot be, since a mask comes before its block's state and goes after it; a
+   * text says where it is so all the same.
+   */
+  adopt(isPartial: (block: number) => boolean, partialCount: number): string | undefined {
+    for (let slot = this.capacity - 1; slot >= 0; slot--) {
+      const block = (this.#numbers[this.#numberAt(slot)] as number) - 1;
+      if (block === -1 || !isPartial(block)) {
+        this.#numbers[this.#numberAt(slot)] = 0;
+        this.#freeSlots.push(slot);
+        continue;
+      }
+      if (this.#slots.has(block) || !this.tryReserve(1)) return `block ${block} has two masks`;
+      this.#slots.set(block, slot);
+      this.#changed.add(block);
+    }
+    if (this.count === partialCount) return undefined;
+    return `${partialCount} partial blocks have ${this.count} masks`;
+  }
+
   /** Begins an empty mask in a reserved place. */
   add(block: number): void {
     assert(!this.#slots.has(block), `block ${block} has no mask yet`);
     const slot = this.#freeSlots.pop();
     assert(slot !== undefined, 'a reserved place is there');
-    this.#view(slot).setFloat64(0, block + 1, true);
     this.#maskAt(slot).fill(0);
+    this.#numbers[this.#numberAt(slot)] = block + 1;
     this.#slots.set(block, slot);
   }
 
@@ -111,7 +145,7 @@ export class MaskTable {
   drop(block: number): void {
     const slot = this.#slots.get(block);
     if (slot === undefined) return;
-    this.#view(slot).setFloat64(0, 0, true);
+    this.#numbers[this.#numberAt(slot)] = 0;
     this.#slots.delete(block);
     this.#changed.delete(block);
     this.#freeSlots.push(slot);
@@ -178,10 +212,10 @@ export class MaskTable {
   }
 
   #maskAt(slot: number): Uint8Array {
-    return this.#memory.subarray(slot * this.#slotBytes + 8, (slot + 1) * this.#slotBytes);
+    return this.#memory.bytes.subarray(slot * this.#slotBytes + 8, (slot + 1) * this.#slotBytes);
   }
 
-  #view(slot: number): DataView {
-    return new DataView(this.#memory.buffer, this.#memory.byteOffset + slot * this.#slotBytes, 8);
+  #numberAt(slot: number): number {
+    return (slot * this.#slotBytes) / 8;
   }
 }

@@ -1,24 +1,16 @@
 /**
  * The overwrite map in core: the state of every block, what changed since the last commit, and how
  * many blocks are in each state. No I/O happens here and no policy: the volume decides, this
- * remembers.
- *
- *   page table   a byte a page: the state of all its blocks, or MIXED, or UNLOADED (still on disk)
- *   page flags   DIRTY: has changes no commit has taken; CHANGED: has some no checkpoint has taken
- *   page counts  blocks in each state, five numbers a page
- *   entries      4 bits a block, only where the page is MIXED: 3 bits state, 1 bit "changed since
- *                the last commit". A page that becomes uniform again gives its memory back.
- *
- * All four lie in memory from the environment (a memfd in production), so that they outlive the
- * JavaScript heap; the lists of dirty and changed pages kept beside them are derived and can be
- * rebuilt.
+ * remembers. Its memory, and in which order it is changed, is page-memory.ts; the lists of dirty,
+ * changed and taken pages kept beside it are derived.
  *
  * A uniform DIRTY page is changed as a whole. takeChanges() hands over what changed as runs and
- * forgets it, synchronously: a change made after that call belongs to the next commit (I2).
+ * forgets it, synchronously: a change made after that call belongs to the next commit (I2). Until
+ * finishTaken() says that what was taken is durable, its pages carry TAKEN, so that a daemon that
+ * takes over commits them again (I3).
  */
 import {assert} from '../base/assert.js';
-import {hasFlag, withFlag, withoutFlag} from '../base/bits.js';
-import type {Environment, Memory} from '../base/environment.js';
+import type {Environment} from '../base/environment.js';
 import {
   clearMarks,
   countValues,
@@ -28,7 +20,6 @@ import {
   nextMarked,
   valueAt,
 } from '../base/nibbles.js';
-import {repeatFirst} from '../base/repeat.js';
 import {
   ABSENT,
   isTransition,
@@ -37,49 +28,52 @@ import {
   type BlockState,
   type StateCode,
 } from './block-state.js';
-import {type Geometry, PAGE_BLOCKS, PAGE_BYTES} from './geometry.js';
-import {pushRun, type StateRun} from './state-run.js';
+import {type Geometry, PAGE_BLOCKS} from './geometry.js';
+import {CHANGED, DIRTY, MIXED, PageMemory, TAKEN, UNLOADED} from './page-memory.js';
+import {type PageImage, pushRun, type StateRun} from './state-run.js';
 
-export type {StateRun} from './state-run.js';
-
-/** Page kinds beside the state codes 0-4. */
-export const MIXED = 14;
-const UNLOADED = 15;
-
-const DIRTY = 1;
-const CHANGED = 2;
-
-/** A page as a checkpoint writes it; `entries` (a copy, marks cleared) only where it is mixed. */
-export interface PageImage {
-  page: number;
-  kind: number;
-  counts: number[];
-  entries: Uint8Array | undefined;
-}
+export {MIXED} from './page-memory.js';
+export type {PageImage, StateRun} from './state-run.js';
 
 export class OverwriteMap {
   readonly geometry: Geometry;
+  readonly #memory: PageMemory;
   readonly #kinds: Uint8Array;
-  readonly #flags: Uint8Array;
-  readonly #pageCounts: Uint16Array;
-  readonly #entries: Memory;
+  readonly #bugs: Environment['bugs'];
   /** Blocks in each state, by code; unloaded pages included. */
-  readonly #counts: number[] = new Array<number>(STATE_COUNT).fill(0);
+  #counts: number[] = new Array<number>(STATE_COUNT).fill(0);
   #dirtyPages: number[] = [];
   #changedPages: number[] = [];
+  /** Pages whose changes a commit has taken and not made durable. */
+  #takenPages: number[] = [];
 
-  constructor(geometry: Geometry, environment: Environment) {
+  /** All blocks are absent, until recovery or adopt() says otherwise. */
+  constructor(geometry: Geometry, environment: Environment, keepsMemory = false) {
     this.geometry = geometry;
-    const pages = geometry.pageCount;
-    this.#kinds = environment.allocate('map.kinds', pages).bytes;
-    this.#flags = environment.allocate('map.flags', pages).bytes;
-    const counts = environment.allocate('map.counts', pages * STATE_COUNT * 2).bytes;
-    this.#pageCounts = new Uint16Array(counts.buffer, counts.byteOffset, pages * STATE_COUNT);
-    this.#entries = environment.allocate('map.entries', pages * PAGE_BYTES);
-    this.#pageCounts[ABSENT] = geometry.blocksIn(0);
-    repeatFirst(this.#pageCounts, STATE_COUNT);
-    this.#pageCounts[(pages - 1) * STATE_COUNT + ABSENT] = geometry.blocksIn(pages - 1);
+    this.#bugs = environment.bugs;
+    this.#memory = new PageMemory(geometry, environment);
+    this.#kinds = this.#memory.kinds;
+    if (keepsMemory) return;
+    this.#memory.reset();
     this.#counts[ABSENT] = geometry.blockCount;
+  }
+
+  /**
+   * Take-over: the map as the memory of a daemon that died has it. `onDisk` gives the counts of a
+   * page that was never loaded; a text says why the memory cannot be believed.
+   */
+  static adopt(
+    geometry: Geometry,
+    environment: Environment,
+    onDisk: (page: number) => readonly number[] | undefined,
+  ): OverwriteMap | string {
+    const map = new OverwriteMap(geometry, environment, true);
+    const found = map.#memory.adopt(onDisk);
+    if (typeof found === 'string') return found;
+    map.#counts = found.totals;
+    map.#dirtyPages = found.dirty;
+    map.#changedPages = found.changed;
+    return map;
   }
 
   /** Blocks in a state. */
@@ -104,7 +98,7 @@ export class OverwriteMap {
 
   /** Blocks of a page in a state, loaded or not. */
   countIn(page: number, state: StateCode): number {
-    return this.#pageCounts[page * STATE_COUNT + state] ?? 0;
+    return this.#memory.countIn(page, state);
   }
 
   isPageLoaded(page: number): boolean {
@@ -129,15 +123,15 @@ export class OverwriteMap {
       `block ${block} is in a loaded page`,
     );
     if (kind !== MIXED) return kind as StateCode;
-    return valueAt(this.#entriesOf(page), block - page * PAGE_BLOCKS) as StateCode;
+    return valueAt(this.#memory.entriesOf(page), block - page * PAGE_BLOCKS) as StateCode;
   }
 
   /** Whether a block's state may be newer than what the last takeChanges() took. */
   isChanged(block: number): boolean {
     const page = this.geometry.pageOf(block);
-    if (!this.#has(page, DIRTY)) return false;
+    if (!this.#memory.has(page, DIRTY)) return false;
     if (this.#kinds[page] !== MIXED) return true;
-    return isMarkedAt(this.#entriesOf(page), block - page * PAGE_BLOCKS);
+    return isMarkedAt(this.#memory.entriesOf(page), block - page * PAGE_BLOCKS);
   }
 
   /**
@@ -153,7 +147,7 @@ export class OverwriteMap {
       const pageEnd = Math.min(first + PAGE_BLOCKS, limit);
       const kind = this.#kinds[page] as number;
       if (kind === MIXED) {
-        end = first + endOfRun(this.#entriesOf(page), end - first, pageEnd - first, state);
+        end = first + endOfRun(this.#memory.entriesOf(page), end - first, pageEnd - first, state);
         if (end < pageEnd) return end;
       } else if (kind === state) end = pageEnd;
       else return end;
@@ -194,7 +188,7 @@ export class OverwriteMap {
 
   #assertTransitions(page: number, start: number, end: number, state: StateCode): void {
     const kind = this.#kinds[page] as number;
-    const entries = this.#entriesOf(page);
+    const entries = this.#memory.entriesOf(page);
     for (let index = start; index < end;) {
       const from = (kind === MIXED ? valueAt(entries, index) : kind) as StateCode;
       assert(
@@ -208,16 +202,18 @@ export class OverwriteMap {
   #changeInPage(page: number, start: number, end: number, state: StateCode): void {
     const blocks = this.geometry.blocksIn(page);
     const kind = this.#kinds[page] as number;
+    const wasDirty = this.#memory.has(page, DIRTY);
+    // In this order, for whoever finds it half done (page-memory.ts).
+    this.#flag(page);
     if (start === 0 && end === blocks) {
-      if (kind === MIXED) this.#entries.release(page * PAGE_BYTES, PAGE_BYTES);
       this.#kinds[page] = state;
+      if (kind === MIXED) this.#memory.releaseEntries(page);
       this.#recount(page, state, blocks);
-      this.#flag(page);
       return;
     }
-    const entries = this.#entriesOf(page);
+    const entries = this.#memory.entriesOf(page);
     if (kind !== MIXED) {
-      fillEntries(entries, 0, blocks, kind, this.#has(page, DIRTY));
+      fillEntries(entries, 0, blocks, kind, wasDirty);
       this.#kinds[page] = MIXED;
     }
     for (let index = start; index < end;) {
@@ -229,7 +225,6 @@ export class OverwriteMap {
       }
       index = runEnd;
     }
-    this.#flag(page);
   }
 
   /**
@@ -244,12 +239,12 @@ export class OverwriteMap {
       const first = page * PAGE_BLOCKS;
       const blocks = this.geometry.blocksIn(page);
       const kind = this.#kinds[page] as number;
-      this.#flags[page] = withoutFlag(this.#flags[page] as number, DIRTY);
+      this.#take(page, DIRTY);
       if (kind !== MIXED) {
         pushRun(runs, {start: first, count: blocks, state: kind as StateCode});
         continue;
       }
-      const entries = this.#entriesOf(page);
+      const entries = this.#memory.entriesOf(page);
       for (let index = nextMarked(entries, 0, blocks); index < blocks;) {
         const state = valueAt(entries, index) as StateCode;
         let end = index + 1;
@@ -271,21 +266,27 @@ export class OverwriteMap {
     const pages = this.#changedPages.sort((a, b) => a - b);
     this.#changedPages = [];
     return pages.map((page) => {
-      this.#flags[page] = withoutFlag(this.#flags[page] as number, CHANGED);
+      this.#take(page, CHANGED);
       const kind = this.#kinds[page] as number;
-      const entries = kind === MIXED ? this.#entriesOf(page).slice() : undefined;
+      const entries = kind === MIXED ? this.#memory.entriesOf(page).slice() : undefined;
       if (entries) clearMarks(entries);
-      return {page, kind, counts: this.#countsOf(page), entries};
+      return {page, kind, counts: this.#memory.countsOf(page), entries};
     });
   }
 
   /** The next checkpoint writes the pages of blocks [start, end), changed or not. */
   touch(start: number, end: number): void {
     for (let page = this.geometry.pageOf(start); page * PAGE_BLOCKS < end; page++) {
-      if (this.#has(page, CHANGED)) continue;
+      if (this.#memory.has(page, CHANGED)) continue;
       this.#changedPages.push(page);
-      this.#flags[page] = withFlag(this.#flags[page] as number, CHANGED);
+      this.#memory.put(page, CHANGED);
     }
+  }
+
+  /** What was taken is durable. */
+  finishTaken(): void {
+    for (const page of this.#takenPages) this.#memory.clear(page, TAKEN);
+    this.#takenPages = [];
   }
 
   /**
@@ -295,11 +296,12 @@ export class OverwriteMap {
   setPageFromDisk(page: number, kind: number, counts: readonly number[]): void {
     const sum = counts.reduce((total, count) => total + count, 0);
     assert(sum === this.geometry.blocksIn(page), `the counts of page ${page} add up`);
+    const pageCounts = this.#memory.counts;
     for (let code = 0; code < STATE_COUNT; code++) {
       const at = page * STATE_COUNT + code;
       const count = counts[code] ?? 0;
-      this.#counts[code] = this.count(code as StateCode) + count - (this.#pageCounts[at] as number);
-      this.#pageCounts[at] = count;
+      this.#counts[code] = this.count(code as StateCode) + count - (pageCounts[at] as number);
+      pageCounts[at] = count;
     }
     this.#kinds[page] = kind === MIXED ? UNLOADED : kind;
   }
@@ -311,7 +313,7 @@ export class OverwriteMap {
     countValues(entries, this.geometry.blocksIn(page), counts);
     if (counts.length !== STATE_COUNT) return false;
     if (counts.some((count, code) => count !== this.countIn(page, code as StateCode))) return false;
-    this.#entriesOf(page).set(entries);
+    this.#memory.entriesOf(page).set(entries);
     this.#kinds[page] = MIXED;
     return true;
   }
@@ -325,7 +327,7 @@ export class OverwriteMap {
       const kind = this.#kinds[page] as number;
       const counts = new Array<number>(STATE_COUNT).fill(0);
       const blocks = this.geometry.blocksIn(page);
-      if (kind === MIXED) countValues(this.#entriesOf(page), blocks, counts);
+      if (kind === MIXED) countValues(this.#memory.entriesOf(page), blocks, counts);
       else if (kind !== UNLOADED) counts[kind] = blocks;
       for (let code = 0; code < STATE_COUNT; code++) {
         const recorded = this.countIn(page, code as StateCode);
@@ -336,9 +338,10 @@ export class OverwriteMap {
         totals[code] = (totals[code] ?? 0) + recorded;
       }
       const isListed = (flag: number, pages: number[]): boolean =>
-        !this.#has(page, flag) || pages.includes(page);
+        !this.#memory.has(page, flag) || pages.includes(page);
       assert(isListed(DIRTY, this.#dirtyPages), `dirty page ${page} is listed`);
       assert(isListed(CHANGED, this.#changedPages), `changed page ${page} is listed`);
+      assert(isListed(TAKEN, this.#takenPages), `taken page ${page} is listed`);
     }
     assert(
       totals.every((total, code) => total === this.#counts[code]),
@@ -346,48 +349,47 @@ export class OverwriteMap {
     );
   }
 
-  #entriesOf(page: number): Uint8Array {
-    return this.#entries.bytes.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES);
-  }
-
-  #countsOf(page: number): number[] {
-    return [...this.#pageCounts.subarray(page * STATE_COUNT, (page + 1) * STATE_COUNT)];
-  }
-
   /** All blocks of a page are now in one state. */
   #recount(page: number, state: StateCode, blocks: number): void {
+    const {counts} = this.#memory;
     for (let code = 0; code < STATE_COUNT; code++) {
       const at = page * STATE_COUNT + code;
       const count = code === state ? blocks : 0;
-      this.#counts[code] = this.count(code as StateCode) + count - (this.#pageCounts[at] as number);
-      this.#pageCounts[at] = count;
+      this.#counts[code] = this.count(code as StateCode) + count - (counts[at] as number);
+      counts[at] = count;
     }
   }
 
   #move(page: number, from: StateCode, to: StateCode, count: number): void {
     const base = page * STATE_COUNT;
-    this.#pageCounts[base + from] = this.countIn(page, from) - count;
-    this.#pageCounts[base + to] = this.countIn(page, to) + count;
+    const {counts} = this.#memory;
+    counts[base + from] = this.countIn(page, from) - count;
+    counts[base + to] = this.countIn(page, to) + count;
     this.#counts[from] = this.count(from) - count;
     this.#counts[to] = this.count(to) + count;
   }
 
   #flag(page: number): void {
-    if (!this.#has(page, DIRTY)) this.#dirtyPages.push(page);
-    if (!this.#has(page, CHANGED)) this.#changedPages.push(page);
-    this.#flags[page] = DIRTY + CHANGED;
+    if (!this.#memory.has(page, DIRTY)) this.#dirtyPages.push(page);
+    if (!this.#memory.has(page, CHANGED)) this.#changedPages.push(page);
+    this.#memory.put(page, DIRTY + CHANGED);
   }
 
-  #has(page: number, flag: number): boolean {
-    return hasFlag(this.#flags[page] as number, flag);
+  #take(page: number, flag: number): void {
+    if (this.#bugs.has('taken-changes-forgotten')) {
+      this.#memory.clear(page, flag);
+      return;
+    }
+    if (!this.#memory.has(page, TAKEN)) this.#takenPages.push(page);
+    this.#memory.take(page, flag);
   }
 
   /** A clean mixed page whose blocks are all in one state becomes uniform. */
   #collapse(page: number): void {
     const blocks = this.geometry.blocksIn(page);
-    const state = this.#countsOf(page).indexOf(blocks);
+    const state = this.#memory.countsOf(page).indexOf(blocks);
     if (state < 0) return;
     this.#kinds[page] = state;
-    this.#entries.release(page * PAGE_BYTES, PAGE_BYTES);
+    this.#memory.releaseEntries(page);
   }
 }

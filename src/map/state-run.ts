@@ -1,4 +1,4 @@
-/** Runs of blocks in one state, as commits and recovery hand them on. */
+/** Runs of blocks in one state, and images of pages: how changes of the map travel. */
 import type {StateCode} from './block-state.js';
 
 /** Blocks [start, start+count) are in `state`. */
@@ -14,4 +14,12 @@ export function pushRun(runs: StateRun[], run: StateRun): void {
   if (last && last.state === run.state && last.start + last.count === run.start)
     last.count += run.count;
   else runs.push(run);
+}
+
+/** A page as a checkpoint writes it; `entries` (a copy, marks cleared) only where it is mixed. */
+export interface PageImage {
+  page: number;
+  kind: number;
+  counts: number[];
+  entries: Uint8Array | undefined;
 }

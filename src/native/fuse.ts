@@ -72,6 +72,8 @@ export interface FuseCounters {
   readonly refused: number;
   /** Requests delivered and not completed. */
   readonly borrowed: number;
+  /** Buffers that could not be locked in memory: a death of this process may cost an I/O error. */
+  readonly unlocked: number;
 }
 
 export interface FuseOpenOptions {

@@ -32,6 +32,8 @@ interface HostPart {
   freeSpace(path: string, namespace: number): Promise<FreeSpace>;
   closeDescriptor(descriptor: number): void;
   peerCredentials(descriptor: number): PeerCredentials;
+  sendRecord(socket: number, text: string, descriptor: number): void;
+  closeOnExec(descriptor: number): void;
   ioFlusher(wanted?: boolean): boolean;
 }
 
@@ -44,6 +46,8 @@ const host = addonPart<HostPart>(addon, 'host', [
   'freeSpace',
   'closeDescriptor',
   'peerCredentials',
+  'sendRecord',
+  'closeOnExec',
   'ioFlusher',
 ]);
 
@@ -100,6 +104,16 @@ export function freeSpace(path: string, namespace = -1): Promise<FreeSpace> {
 /** Who connected to a UNIX socket, as the kernel knows it. Throws where it is no such socket. */
 export function peerCredentials(descriptor: number): PeerCredentials {
   return host.peerCredentials(descriptor);
+}
+
+/** Sends 64 bytes of text over a UNIX socket, with a copy of a descriptor unless it is -1. */
+export function sendRecord(socket: number, text: string, descriptor = -1): void {
+  host.sendRecord(socket, text, descriptor);
+}
+
+/** Keeps an inherited descriptor from this process's own children. */
+export function closeOnExec(descriptor: number): void {
+  host.closeOnExec(descriptor);
 }
 
 /** Whether memory reclaim by this thread avoids waiting for I/O (PR_SET_IO_FLUSHER). */

@@ -48,6 +48,16 @@ export class FileSource implements Source {
     }
   }
 
+  /** Goes on with a descriptor of a source that was opened before; owns it. */
+  static async adopt(fd: number, path: string): Promise<FileSource> {
+    return new FileSource(await File.adopt(fd, path));
+  }
+
+  /** Its descriptor, for a later adopt(); it stays this source's. */
+  get fd(): number {
+    return this.#file.fd;
+  }
+
   async read(offset: number, buffer: Uint8Array, options: SourceReadOptions = {}): Promise<void> {
     assertRange(offset, buffer.byteLength, this.size);
     assertNotAborted(this.name, options.signal);

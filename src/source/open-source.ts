@@ -31,6 +31,8 @@ export interface OpenSourceOptions {
    * for it.
    */
   resumeSize?: number;
+  /** Descriptor of a file source that was opened, and proved to be the right one, before. */
+  fileFd?: number | undefined;
 }
 
 export interface OpenedSource {
@@ -41,6 +43,8 @@ export interface OpenedSource {
   /** Fit to be stored and opened again: an NBD URI or an absolute path. */
   text: string;
   health: () => SourceHealth;
+  /** Of a file: its descriptor. */
+  fileFd?: number;
 }
 
 export async function openSource(text: string, options: OpenSourceOptions): Promise<OpenedSource> {
@@ -109,7 +113,10 @@ async function firstOpen(
 }
 
 async function openFile(path: string, options: OpenSourceOptions): Promise<OpenedSource> {
-  const source = await FileSource.open(path);
+  const {fileFd} = options;
+  const source = await (fileFd === undefined
+    ? FileSource.open(path)
+    : FileSource.adopt(fileFd, path));
   try {
     if (options.resumeSize !== undefined && source.size !== options.resumeSize) {
       throw new UserError(
@@ -117,14 +124,14 @@ async function openFile(path: string, options: OpenSourceOptions): Promise<Opene
           `${source.size} now, so it is not the one this volume grows from`,
       );
     }
-    await options.verifyIdentity?.(source);
+    if (fileFd === undefined) await options.verifyIdentity?.(source);
   } catch (error) {
     await source.close();
     throw error;
   }
   const since = options.environment.clock.wallTime();
   const health = (): SourceHealth => ({state: 'connected', since, waiters: 0, attempts: 0});
-  return {...padded(source, options), text: path, health};
+  return {...padded(source, options), text: path, health, fileFd: source.fd};
 }
 
 function padded(

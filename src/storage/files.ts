@@ -11,6 +11,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
 } from 'node:fs';
 import {mkdir, rm, truncate} from 'node:fs/promises';
@@ -77,6 +78,11 @@ export async function makeFolder(path: string): Promise<void> {
 /** Removes a file, or a folder with all it holds; fine where there is none. */
 export async function remove(path: string): Promise<void> {
   await rm(path, {recursive: true, force: true});
+}
+
+/** Removes a file; fine where there is none. */
+export function removeNow(path: string): void {
+  rmSync(path, {force: true});
 }
 
 /** Gives a file back the size it had. */

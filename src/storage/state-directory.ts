@@ -9,7 +9,7 @@
  * After open() nothing is looked up by the directory's path any more, only beneath its descriptor
  * (/proc/self/fd/N), so that it goes on working when a volume is mounted over it.
  */
-import {constants} from 'node:fs';
+import {closeSync, constants} from 'node:fs';
 import {mkdir, open, readdir, readFile, rename, rm, type FileHandle} from 'node:fs/promises';
 import {join} from 'node:path';
 import {assert} from '../base/assert.js';
@@ -30,15 +30,21 @@ export interface StateDirectoryOptions {
   create?: boolean;
 }
 
+/** The directory, and the file whose lock says who owns it. */
+export interface DirectoryDescriptors {
+  readonly fd: number;
+  readonly lockFd: number;
+}
+
 export class StateDirectory {
   /** As it was given: for messages, and for handing to other programs before ready. */
   readonly path: string;
   readonly #handle: FileHandle;
-  readonly #lock: FileHandle | undefined;
+  readonly #lock: FileHandle | number | undefined;
   /** Replacements under way, by name: those of one file run one after the other. */
   readonly #writes = new Map<string, Promise<void>>();
 
-  private constructor(path: string, handle: FileHandle, lock: FileHandle | undefined) {
+  private constructor(path: string, handle: FileHandle, lock: FileHandle | number | undefined) {
     this.path = path;
     this.#handle = handle;
     this.#lock = lock;
@@ -67,6 +73,21 @@ export class StateDirectory {
       await handle?.close();
       throw error instanceof UserError ? error : systemError(error, doing, 'open');
     }
+  }
+
+  /** Goes on with the descriptors of a directory whose owner died; owns both. */
+  static async adopt(path: string, {fd, lockFd}: DirectoryDescriptors): Promise<StateDirectory> {
+    // Opened anew by its descriptor: the same directory, whatever is mounted over it.
+    const handle = await open(`/proc/self/fd/${fd}`, constants.O_RDONLY | constants.O_DIRECTORY);
+    closeSync(fd);
+    return new StateDirectory(path, handle, lockFd);
+  }
+
+  /** Of a directory that is owned: for the process that may have to go on with it. */
+  get descriptors(): DirectoryDescriptors {
+    const lock = this.#lock;
+    assert(lock !== undefined, 'a directory that is handed over is owned');
+    return {fd: this.#handle.fd, lockFd: typeof lock === 'number' ? lock : lock.fd};
   }
 
   /** Where a file of this directory lies, even if something is mounted over the directory. */
@@ -124,7 +145,8 @@ export class StateDirectory {
   /** Waits for replacements under way and gives up the lock. */
   async close(): Promise<void> {
     await Promise.allSettled(this.#writes.values());
-    await this.#lock?.close();
+    if (typeof this.#lock === 'number') closeSync(this.#lock);
+    else await this.#lock?.close();
     await this.#handle.close();
   }
 

@@ -64,6 +64,11 @@ export class Committer {
     if (this.#next === undefined) void this.commit().catch(() => undefined);
   }
 
+  /** Asks for a checkpoint that nobody waits for. */
+  checkpointSoon(): void {
+    void this.checkpoint().catch(() => undefined);
+  }
+
   /** Asks that the next commit make the log empty. */
   checkpoint(): Promise<boolean> {
     this.#wantsCheckpoint = true;
@@ -110,6 +115,7 @@ export class Committer {
         ? error
         : new BlockError('EIO', `commit failed: ${messageOf(error)}`, {op: 'flush', cause: error});
     }
+    core.map.finishTaken();
     core.isCommitting = false;
     core.through.backlog.committed();
     core.counters.commits++;
@@ -167,7 +173,7 @@ export class Committer {
   }
 
   async #write({record, checkpoint}: Taken, {isFinal}: CommitKind): Promise<void> {
-    const {counters, environment, intents, mapFile} = this.#core;
+    const {counters, environment, intents, mapFile, state} = this.#core;
     if (checkpoint === undefined && isEmpty(record)) return;
     const gone = deferred<void>();
     let cleared: number[] = [];
@@ -184,6 +190,7 @@ export class Committer {
           cleared = intents.buildClears(gone.promise);
           return {...checkpoint, intents: intents.regions(), isClean: isFinal};
         });
+        state.setGeneration(mapFile.generation);
       }
     } catch (error) {
       gone.reject(error);

@@ -18,6 +18,7 @@ import {RangeLock} from '../base/range-lock.js';
 import {SECTOR} from '../base/units.js';
 import type {BlockSet} from '../map/block-set.js';
 import {stateRow} from '../map/block-state.js';
+import type {CoreState} from '../map/core-state.js';
 import type {Geometry} from '../map/geometry.js';
 import type {IntentLog} from '../map/intent-log.js';
 import type {MapFile} from '../map/map-file.js';
@@ -41,6 +42,7 @@ export interface CoreParts {
   map: OverwriteMap;
   masks: MaskTable;
   behind: BlockSet;
+  state: CoreState;
 }
 
 export class VolumeCore {
@@ -54,6 +56,7 @@ export class VolumeCore {
   readonly masks: MaskTable;
   /** Blocks that the backup lacks, as far as the map on disk knows (backlog.ts). */
   readonly behind: BlockSet;
+  readonly state: CoreState;
   readonly locks = new RangeLock();
   readonly counters: VolumeCounters = emptyCounters();
   /** Set once the volume closes or is abandoned: background work ends at its next step. */
@@ -82,6 +85,9 @@ export class VolumeCore {
     this.map = parts.map;
     this.masks = parts.masks;
     this.behind = parts.behind;
+    this.state = parts.state;
+    this.#mode = MODE_ORDER[this.state.mode] ?? 'failed';
+    if (this.#mode !== 'read-write') this.#modeReason = this.state.modeReason;
   }
 
   get mode(): VolumeMode {
@@ -101,6 +107,7 @@ export class VolumeCore {
     if (MODE_ORDER.indexOf(mode) <= MODE_ORDER.indexOf(this.#mode)) return;
     this.#mode = mode;
     this.#modeReason = reason;
+    if (!this.isAbandoned) this.state.setMode(MODE_ORDER.indexOf(mode), reason);
     this.environment.log('error', `the volume is now ${mode}: ${reason}`);
   }
 

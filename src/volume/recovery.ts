@@ -1,13 +1,21 @@
 /**
- * Brings the map back from its file after any stop: checkpoint, then log records in order, then the
- * intent marks' verdict. The result is what was last flushed, or later (I9). Nothing is written
+ * Brings the map back, from its file or from the memory of a daemon that died. Nothing is written
  * until all of it has been read and found sound.
+ *
+ * From the file, after any stop: checkpoint, then log records in order, then the intent marks'
+ * verdict. The result is what was last flushed, or later (I9).
+ *
+ * From memory, when a daemon takes over: every state and mask as it was, so that no acknowledged
+ * write is lost (I3). The file only says which regions carry a mark: their copied blocks count as
+ * overwritten here too, since a write may have been on its way to the store. Memory that cannot be
+ * believed is emptied, and the file is read as after a crash.
  */
 import {assert} from '../base/assert.js';
 import type {Environment} from '../base/environment.js';
 import {BlockSet} from '../map/block-set.js';
 import {COPIED, OVERWRITTEN, PARTIAL} from '../map/block-state.js';
 import {type Geometry, REGION_BYTES} from '../map/geometry.js';
+import {CoreState} from '../map/core-state.js';
 import {DamagedStateError, MapFile, type MapRecovery} from '../map/map-file.js';
 import type {LogRecord} from '../map/map-log.js';
 import {MaskTable} from '../map/mask-table.js';
@@ -27,17 +35,29 @@ export interface RecoveredMap {
   behind: BlockSet;
   /** Regions whose store and backup may differ since the last stop: none after a clean one. */
   suspects: readonly number[];
+  state: CoreState;
   wasClean: boolean;
+  /** From memory: what no commit has made durable is still to be committed. */
+  isAdopted: boolean;
 }
 
 export async function recoverMap(
   storage: Storage,
   environment: Environment,
+  takesOver = false,
 ): Promise<RecoveredMap> {
-  const {file, recovery} = await MapFile.open(storage);
-  const {geometry} = file;
+  const {file, recovery} = await MapFile.open(storage, takesOver);
+  const {geometry, limits} = file;
+  const state = new CoreState(environment, geometry, limits, file.generation);
+  const adopted = await adoptMap(file, recovery, state, environment);
+  if (typeof adopted !== 'string') return adopted;
+  if (takesOver) {
+    environment.log('error', `the memory of the last daemon cannot be used: ${adopted}`);
+    await storage.sync();
+  }
+  state.begin(geometry, limits);
   const map = new OverwriteMap(geometry, environment);
-  const masks = new MaskTable(geometry, environment, file.limits.maskCountMax);
+  const masks = new MaskTable(geometry, environment, limits.maskCountMax);
   const behind = new BlockSet(geometry, environment, 'behind');
   const behindPages = file.fillDirectory(map);
   const intents = replayIntents(recovery);
@@ -56,7 +76,50 @@ export async function recoverMap(
   map.takeChanges();
   masks.takeChanges();
   const suspects = recovery.wasClean ? [] : [...intents];
-  return {mapFile: file, map, masks, behind, suspects, wasClean: recovery.wasClean};
+  const {wasClean} = recovery;
+  return {mapFile: file, map, masks, behind, suspects, state, wasClean, isAdopted: false};
+}
+
+/** May be cut short anywhere and done again. A text says why the memory cannot be used. */
+async function adoptMap(
+  file: MapFile,
+  recovery: MapRecovery,
+  state: CoreState,
+  environment: Environment,
+): Promise<RecoveredMap | string> {
+  if (state.problem !== undefined) return state.problem;
+  // All is durable then, and marks would be passed over while the file says so.
+  if (recovery.wasClean) return 'the volume was closed in order, its map file has everything';
+  const {geometry, limits} = file;
+  const map = OverwriteMap.adopt(geometry, environment, (page) => file.countsOnDisk(page));
+  if (typeof map === 'string') return map;
+  const masks = new MaskTable(geometry, environment, limits.maskCountMax, true);
+  const isPartial = (block: number): boolean =>
+    Number.isInteger(block) &&
+    block >= 0 &&
+    block < geometry.blockCount &&
+    (!map.isPageLoaded(geometry.pageOf(block)) || map.get(block) === PARTIAL);
+  const problem = masks.adopt(isPartial, map.count(PARTIAL));
+  if (problem !== undefined) return problem;
+  const intents = replayIntents(recovery);
+  const behind = new BlockSet(geometry, environment, 'behind', true);
+  await loadPages(unloadedIn(geometry, map, intents), (page) => file.loadPage(map, page, behind));
+  for (const region of intents) distrust(map, region);
+  // What was on its way to the backup is in the backlog's own memory, block by block.
+  const found = {mapFile: file, map, masks, behind, suspects: [], state};
+  return {...found, wasClean: false, isAdopted: true};
+}
+
+/** Pages of marked regions that are still on disk. */
+function unloadedIn(geometry: Geometry, map: OverwriteMap, regions: ReadonlySet<number>): number[] {
+  const pages = new Set<number>();
+  for (const region of regions) {
+    const [start, end] = blocksOfRegion(geometry, region);
+    for (let page = geometry.pageOf(start); page <= geometry.pageOf(end - 1); page++) {
+      if (!map.isPageLoaded(page)) pages.add(page);
+    }
+  }
+  return [...pages];
 }
 
 /** The regions marked at the end of the log. */

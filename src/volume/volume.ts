@@ -111,10 +111,27 @@ export class Volume implements BlockDevice {
    * Opens a volume after any stop, clean or not. Throws {@link DamagedStateError} where the map
    * file contradicts itself; nothing has been written then.
    */
-  static async open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+  static open(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+    return Volume.#open(parts, tuning, false);
+  }
+
+  /**
+   * Takes over from a daemon that died and whose memory the environment inherited: acknowledged
+   * writes are there, flushed or not (I3). No write of that daemon may be under way any more.
+   * Memory that cannot be used is logged, and the volume opened as after a crash.
+   */
+  static takeOver(parts: VolumeParts, tuning: Partial<VolumeTuning> = {}): Promise<Volume> {
+    return Volume.#open(parts, tuning, true);
+  }
+
+  static async #open(
+    parts: VolumeParts,
+    tuning: Partial<VolumeTuning>,
+    takesOver: boolean,
+  ): Promise<Volume> {
     const {environment, mapFile: mapStorage, source, store} = parts;
-    const recovered = await recoverMap(mapStorage, environment);
-    const {mapFile, map, masks, behind} = recovered;
+    const found = await recoverMap(mapStorage, environment, takesOver);
+    const {mapFile, map, masks, behind, state, isAdopted} = found;
     const {geometry} = mapFile;
     for (const part of [store, source]) {
       if (part.size >= geometry.size) continue;
@@ -131,15 +148,23 @@ export class Volume implements BlockDevice {
       map,
       masks,
       behind,
+      state,
     });
-    core.through = new WriteThrough(core, recovered, parts.backup);
-    await mapFile.checkpoint(() => ({
-      pages: map.takePageImages().map((image) => withBehindMarks(image, behind, geometry)),
-      masks: masks.images(),
-      intents: [],
-      isClean: false,
-    }));
-    return new Volume(core, mapStorage);
+    core.through = new WriteThrough(core, found, parts.backup);
+    if (!isAdopted) {
+      await mapFile.checkpoint(() => ({
+        pages: map.takePageImages().map((image) => withBehindMarks(image, behind, geometry)),
+        masks: masks.images(),
+        intents: [],
+        isClean: false,
+      }));
+      map.finishTaken();
+      state.goLive(mapFile.generation);
+    }
+    const volume = new Volume(core, mapStorage);
+    // What the last daemon left uncommitted, and its marks, need not stay so for long.
+    if (isAdopted && core.mode === 'read-write') volume.#committer.checkpointSoon();
+    return volume;
   }
 
   get size(): number {

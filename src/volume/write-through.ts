@@ -24,7 +24,7 @@ import {BackupLink} from './backup-link.js';
 import {BackupSends} from './backup-sends.js';
 import type {VolumeCore} from './core.js';
 import type {ProtectionMemory, WriteThroughMode} from './protection.js';
-import {blocksOfRegion} from './recovery.js';
+import {blocksOfRegion, type RecoveredMap} from './recovery.js';
 
 /** Bytes on their way to the backup at most; a write beyond waits for some before it. */
 const SENDING_BYTES_MAX = 32 * MiB;
@@ -65,7 +65,7 @@ export class WriteThrough {
   /** `suspects`: regions that an unclean stop left marked. */
   constructor(
     core: VolumeCore,
-    {suspects, wasClean}: {suspects: readonly number[]; wasClean: boolean},
+    {suspects, wasClean, isAdopted}: Pick<RecoveredMap, 'suspects' | 'wasClean' | 'isAdopted'>,
     backup: Backup | undefined,
   ) {
     this.#core = core;
@@ -73,7 +73,7 @@ export class WriteThrough {
     this.isSource = backup?.isSource ?? true;
     this.#memory = backup?.known ?? {consistentAsOf: undefined, inconsistentSince: undefined};
     const {environment, geometry} = core;
-    this.backlog = new Backlog(core, new BlockSet(geometry, environment, 'backlog'));
+    this.backlog = new Backlog(core, new BlockSet(geometry, environment, 'backlog', isAdopted));
     // After an unclean stop what was written there may be on one side only.
     for (const region of suspects) core.behind.add(...blocksOfRegion(geometry, region));
     this.backlog.open(wasClean, core.tuning.zombieGraceMs);

@@ -234,6 +234,8 @@ export class Writer {
       map.set(cut.wholeFirst, cut.wholeLast, OVERWRITTEN);
       masks.dropRange(cut.wholeFirst, cut.wholeLast);
     }
+    // A mask is there before its block is partial and goes after, so that a daemon that takes over
+    // never finds a partial block without one.
     for (const block of cut.edges) {
       const state = map.get(block);
       if (state === ABSENT) {
@@ -246,9 +248,9 @@ export class Writer {
         const first = (Math.max(offset, base) - base) / SECTOR;
         const last = (Math.min(end, geometry.offsetOf(block + 1)) - base) / SECTOR;
         if (!masks.grow(block, first, last)) continue;
-        masks.drop(block);
       }
       map.set(block, block + 1, OVERWRITTEN);
+      masks.drop(block);
     }
     return used;
   }

@@ -1,10 +1,10 @@
 /**
  * The volume under crashes: at every event of a deterministic workload, with every kind of loss
  * among unsynced sectors of store and map (all, none, a prefix, single requests, torn sectors) and
- * with the death of the process, recovery gives
+ * with the death of the process, its memory lost or taken over, recovery gives
  *
  *   I2   no bytes nobody wrote: what the map says is in the store is there
- *   I3   flushed writes, whole
+ *   I3   flushed writes, whole; after a take-over all acknowledged ones
  *   I9   per sector the last flushed bytes or later written ones
  *   I11  copied blocks that are what the source holds
  */
@@ -25,6 +25,7 @@ const ALWAYS: readonly CrashChoice[] = [
   {kind: 'power cut', storeMode: 'all', mapMode: 'none'},
   {kind: 'power cut', storeMode: 'none', mapMode: 'none'},
   {kind: 'process death'},
+  {kind: 'process death', isTakenOver: true},
 ];
 
 /**

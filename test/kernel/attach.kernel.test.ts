@@ -63,7 +63,7 @@ attachTest('the image at the source is never written', async (t, lab) => {
   t.is(hashOf(readFileSync(image.path)), before);
 });
 
-attachTest('I3: after kill -9 under load no flushed write is lost', async (t, lab) => {
+attachTest('I3: after kill -9 of all under load no flushed write is lost', async (t, lab) => {
   const image = makeExt4Image(lab);
   const uri = await lab.serve('file', image.path);
   const device = await lab.ok(
@@ -78,7 +78,6 @@ attachTest('I3: after kill -9 under load no flushed write is lost', async (t, la
     '--rate',
     '4M',
   );
-  const {pid} = await lab.status(t, 'vol0');
   // Beyond the file system, so that the image below stays whole.
   const expected = readFileSync(image.path);
   const disk = openSync(device, 'r+');
@@ -95,7 +94,7 @@ attachTest('I3: after kill -9 under load no flushed write is lost', async (t, la
       flushed.push({offset, bytes});
     }
   }
-  process.kill(pid, 'SIGKILL');
+  await lab.kill(t, 'vol0');
   try {
     closeSync(disk);
   } catch {
@@ -121,7 +120,7 @@ attachTest('a dead mount and loop are removed, those of another volume are not',
   const image = makeExt4Image(lab, 16);
   await lab.ok(t, 'attach', image.path, 'vol0', '--store', lab.path('store0'));
   const other = await lab.ok(t, 'attach', image.path, 'vol1', '--store', lab.path('store1'));
-  process.kill((await lab.status(t, 'vol0')).pid, 'SIGKILL');
+  await lab.kill(t, 'vol0');
   await sleep(100);
   await lab.ok(t, 'attach', 'vol0');
   t.is(readFileSync(other).length, 16 * 1024 * 1024);
@@ -298,7 +297,7 @@ attachTest('after kill -9 --mount replaces the mount of the dead device', async 
     own,
   );
   const elsewhere = lab.mount(first, other);
-  process.kill((await lab.status(t, 'vol0')).pid, 'SIGKILL');
+  await lab.kill(t, 'vol0');
   await sleep(200);
   const {exitCode, stderr, stdout} = await lab.regrow('attach', 'vol0');
   t.is(exitCode, 0, stderr);

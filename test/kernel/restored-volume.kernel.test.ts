@@ -72,44 +72,42 @@ for (const rw of ['randrw', 'randtrimwrite']) {
   });
 }
 
-/** The pid of the daemon of a volume. */
-async function pidOf(t: ExecutionContext, lab: AttachLab, name: string): Promise<number> {
-  return (await lab.status(t, name)).pid;
-}
-
 const FILE_SYSTEMS = [
   {name: 'ext4', make: ['mkfs.ext4', '-q'], check: ['fsck.ext4', '-fn']},
   {name: 'xfs', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n']},
 ] as const;
 
 for (const {name, make, check} of FILE_SYSTEMS) {
-  attachTest(`${name} on a volume: kill -9 under load, attach, replay, check`, async (t, lab) => {
-    const image = lab.path('empty');
-    lab.tool('truncate', '-s', '512M', image);
-    const uri = await lab.serve('file', image);
-    const device = await lab.ok(t, 'attach', uri, 'vol0', '--store', lab.path('store'));
-    const [command, ...options] = make;
-    lab.tool(command, ...options, device);
-    const folder = lab.mount(device, 'mnt');
-    const kept = randomBytes(2 * MiB);
-    writeFileSync(`${folder}/kept`, kept);
-    lab.tool('sync', '-f', folder);
-    const write = `dd if=/dev/urandom of=${folder}/f$i bs=64k count=8 conv=fsync status=none`;
-    const script = `i=0; while ${write}; do i=$(((i+1)%40)); done`;
-    const load = lab.background('sh', '-c', script);
-    await sleep(700);
-    process.kill(await pidOf(t, lab, 'vol0'), 'SIGKILL');
-    await new Promise((resolve) => load.once('exit', resolve));
-    lab.tool('umount', '-l', folder);
+  attachTest(
+    `${name} on a volume: kill -9 of all under load, attach, replay, check`,
+    async (t, lab) => {
+      const image = lab.path('empty');
+      lab.tool('truncate', '-s', '512M', image);
+      const uri = await lab.serve('file', image);
+      const device = await lab.ok(t, 'attach', uri, 'vol0', '--store', lab.path('store'));
+      const [command, ...options] = make;
+      lab.tool(command, ...options, device);
+      const folder = lab.mount(device, 'mnt');
+      const kept = randomBytes(2 * MiB);
+      writeFileSync(`${folder}/kept`, kept);
+      lab.tool('sync', '-f', folder);
+      const write = `dd if=/dev/urandom of=${folder}/f$i bs=64k count=8 conv=fsync status=none`;
+      const script = `i=0; while ${write}; do i=$(((i+1)%40)); done`;
+      const load = lab.background('sh', '-c', script);
+      await sleep(700);
+      await lab.kill(t, 'vol0');
+      await new Promise((resolve) => load.once('exit', resolve));
+      lab.tool('umount', '-l', folder);
 
-    const again = await lab.ok(t, 'attach', 'vol0');
-    const replayed = lab.mount(again, 'again');
-    lab.same(t, readFileSync(`${replayed}/kept`), kept);
-    lab.tool('umount', replayed);
-    const [checker, ...how] = check;
-    lab.tool(checker, ...how, again);
-    await lab.ok(t, 'detach', 'vol0');
-  });
+      const again = await lab.ok(t, 'attach', 'vol0');
+      const replayed = lab.mount(again, 'again');
+      lab.same(t, readFileSync(`${replayed}/kept`), kept);
+      lab.tool('umount', replayed);
+      const [checker, ...how] = check;
+      lab.tool(checker, ...how, again);
+      await lab.ok(t, 'detach', 'vol0');
+    },
+  );
 }
 
 attachTest('a partition table written to the volume is in the store', async (t, lab) => {

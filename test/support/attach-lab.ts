@@ -198,14 +198,47 @@ export class AttachLab {
 
   /** Process ids of this lab's daemons. */
   daemons(): number[] {
+    return this.#processes(/^regrow daemon |^[^\0]*node\0[^\0]*\/daemon\.js/);
+  }
+
+  /** Process ids of the supervisors of this lab's daemons. */
+  supervisors(): number[] {
+    return this.#processes(/regrow-launcher\0--supervise\0/);
+  }
+
+  /** Kills the daemons of this lab for good: their supervisors first, which would start others. */
+  killAll(): void {
+    for (const pid of [...this.supervisors(), ...this.daemons()]) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // It ended meanwhile.
+      }
+    }
+  }
+
+  /** The daemon of a volume and its supervisor. */
+  async pids(t: ExecutionContext, name: string): Promise<{daemon: number; supervisor: number}> {
+    const {pid} = await this.status(t, name);
+    const parent = /^PPid:\s*(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+    return {daemon: pid, supervisor: Number(parent)};
+  }
+
+  /** Kills a volume's daemon and, before it, the supervisor that would start another. */
+  async kill(t: ExecutionContext, name: string): Promise<void> {
+    const {daemon, supervisor} = await this.pids(t, name);
+    process.kill(supervisor, 'SIGKILL');
+    process.kill(daemon, 'SIGKILL');
+  }
+
+  #processes(pattern: RegExp): number[] {
     const pids: number[] = [];
     for (const entry of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
       try {
         const environment = readFileSync(`/proc/${entry}/environ`, 'utf8').split('\0');
         const command = readFileSync(`/proc/${entry}/cmdline`, 'utf8');
         const isOurs = environment.includes(`REGROW_STATE_DIR=${this.stateDir}`);
-        if (isOurs && /(control|bin)\/daemon\.js|^regrow daemon /.test(command))
-          pids.push(Number(entry));
+        if (isOurs && pattern.test(command)) pids.push(Number(entry));
       } catch {
         // It ended meanwhile.
       }
@@ -213,9 +246,10 @@ export class AttachLab {
     return pids;
   }
 
-  /** Returns when no daemon of this lab is left, or when the time is over. */
+  /** Returns when no daemon and no supervisor of this lab is left, or when the time is over. */
   async noDaemon(ms: number): Promise<void> {
-    for (let waited = 0; waited < ms && this.daemons().length > 0; waited += 20) await sleep(20);
+    const left = (): number => this.daemons().length + this.supervisors().length;
+    for (let waited = 0; waited < ms && left() > 0; waited += 20) await sleep(20);
   }
 
   async #tearDown(): Promise<void> {
@@ -224,7 +258,7 @@ export class AttachLab {
     };
     for (const folder of this.#mounts.reverse()) quiet('umount', folder);
     for (const name of this.#names()) await this.regrow('detach', name, '--force');
-    for (const pid of this.daemons()) process.kill(pid, 'SIGKILL');
+    this.killAll();
     this.#abortConnections();
     for (const folder of this.#mounts) quiet('umount', '-l', folder);
     for (const device of this.#loops) quiet('losetup', '-d', device);

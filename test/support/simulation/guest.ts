@@ -49,13 +49,20 @@ export interface GuestRequest {
   readonly since: number;
 }
 
+/** What is needed to send it again. */
+interface SentRequest extends GuestRequest {
+  readonly call: (device: BlockDevice) => Promise<void>;
+  readonly done: () => void;
+  readonly failed?: (() => void) | undefined;
+}
+
 /** Bytes a buffer holds while it is not the guest's. */
 const SCRIBBLE = 0xbb;
 /** Blocks one request covers at most. */
 const BLOCKS_MAX = 4;
 
 export class Guest {
-  readonly inFlight = new Set<GuestRequest>();
+  readonly inFlight = new Set<SentRequest>();
   /** What went wrong first. */
   failure: unknown;
   requests = 0;
@@ -75,7 +82,9 @@ export class Guest {
     const {prng, oracle} = this.#tools;
     if (op === 'flush') {
       const began = oracle.beginFlush();
-      this.#run(life, {op, offset: 0, length: 0}, () => device.flush(), {
+      this.#send(device, life, {
+        ...{op, offset: 0, length: 0},
+        call: (to) => to.flush(),
         done: () => {
           oracle.acknowledgeFlush(began);
           this.#tools.noteFlush?.();
@@ -101,7 +110,9 @@ export class Guest {
     const {oracle} = this.#tools;
     const buffer = Buffer.alloc(length, SCRIBBLE);
     const read = oracle.beginRead(offset, length);
-    this.#run(life, {op: 'read', offset, length}, () => device.read(offset, buffer), {
+    this.#send(device, life, {
+      ...{op: 'read', offset, length},
+      call: (to) => to.read(offset, buffer),
       done: () => oracle.endRead(read, buffer),
       failed: () => oracle.endRead(read, undefined),
     });
@@ -110,6 +121,13 @@ export class Guest {
   /** Forgets what was in flight: the daemon died. */
   forget(): void {
     this.inFlight.clear();
+  }
+
+  /** Sends what was not answered once more, in any order, as the kernel does after a take-over. */
+  resend(device: BlockDevice, life: Life): void {
+    for (const request of this.#tools.prng.shuffle([...this.inFlight])) {
+      this.#run(device, life, request);
+    }
   }
 
   #change(
@@ -126,14 +144,15 @@ export class Guest {
     const buffer = Buffer.alloc(op === 'write' ? length : 0);
     stamp(buffer, offset, value);
     const mayTrim = prng.chance(1, 2);
-    const call = (): Promise<void> => {
-      if (op === 'write') return device.write(offset, buffer, {fua});
-      if (op === 'discard') return device.discard(offset, length);
-      return device.writeZeroes(offset, length, {fua, mayTrim});
+    const call = (to: BlockDevice): Promise<void> => {
+      if (op === 'write') return to.write(offset, buffer, {fua});
+      if (op === 'discard') return to.discard(offset, length);
+      return to.writeZeroes(offset, length, {fua, mayTrim});
     };
     const name =
       op === 'write' ? `write ${value}${fua ? ' fua' : ''}` : `${op}${fua ? ' fua' : ''}`;
-    this.#run(life, {op: name, offset, length}, call, {
+    this.#send(device, life, {
+      ...{op: name, offset, length, call},
       done: () => {
         oracle.acknowledge(write, fua);
         if (!fua) this.#tools.noteAnswer?.({offset, length, value, since});
@@ -143,32 +162,32 @@ export class Guest {
     });
   }
 
-  #run(
-    life: Life,
-    what: {op: string; offset: number; length: number},
-    call: () => Promise<void>,
-    then: {done: () => void; failed?: () => void},
-  ): void {
-    const {scheduler, trace} = this.#tools;
-    const request = {...what, since: scheduler.now};
+  #send(device: BlockDevice, life: Life, what: Omit<SentRequest, 'since'>): void {
+    const request = {...what, since: this.#tools.scheduler.now};
     this.inFlight.add(request);
-    trace.add(scheduler.now, '->', what.op, what.offset, what.length);
+    this.#run(device, life, request);
+  }
+
+  #run(device: BlockDevice, life: Life, request: SentRequest): void {
+    const {scheduler, trace} = this.#tools;
+    const {op, offset, length} = request;
+    trace.add(scheduler.now, '->', op, offset, length);
     const settle = (how: () => void, note: string): void => {
       if (!life.isAlive) return;
       if (!this.inFlight.delete(request))
         this.failure ??= new Error('I5: a request was answered twice');
-      trace.add(scheduler.now, '<-', what.op, what.offset, what.length, note);
+      trace.add(scheduler.now, '<-', op, offset, length, note);
       try {
         how();
       } catch (error) {
         this.failure ??= error;
       }
     };
-    call().then(
-      () => settle(then.done, ''),
+    request.call(device).then(
+      () => settle(request.done, ''),
       (error: unknown) =>
         settle(() => {
-          then.failed?.();
+          request.failed?.();
           if (!this.#tools.mayFail(error)) throw error;
         }, messageOf(error)),
     );

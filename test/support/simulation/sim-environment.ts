@@ -14,13 +14,18 @@ export interface SimEnvironmentOptions {
   trace: Trace;
   life: Life;
   bugs?: ReadonlySet<SeededBug>;
+  /**
+   * In-core memory by name. What is in it already an earlier daemon left; what is allocated is put
+   * into it.
+   */
+  memories?: Map<string, Uint8Array>;
 }
 
 /** The wall clock of the world's first moment, in ms since 1970. */
 const WALL_START = 1_700_000_000_000;
 
 export function simEnvironment(options: SimEnvironmentOptions): Environment {
-  const {scheduler, prng, trace, life} = options;
+  const {scheduler, prng, trace, life, memories = new Map<string, Uint8Array>()} = options;
   return {
     clock: simClock(scheduler, life),
     random: () => prng.fraction(),
@@ -28,7 +33,13 @@ export function simEnvironment(options: SimEnvironmentOptions): Environment {
       const text = fields ? JSON.stringify(fields) : '';
       trace.add(scheduler.now, `log ${level}`, message, text);
     },
-    allocate: (_name, length) => plainMemory(length),
+    allocate: (name, length) => {
+      const left = memories.get(name);
+      if (left?.length === length) return {...memoryOf(left), isInherited: true};
+      const memory = plainMemory(length);
+      memories.set(name, memory.bytes);
+      return memory;
+    },
     bugs: options.bugs ?? new Set(),
   };
 }
@@ -56,7 +67,10 @@ function simClock(scheduler: Scheduler, life: Life): Clock {
 
 /** Memory on the JavaScript heap, for tests. */
 export function plainMemory(length: number): Memory {
-  const bytes = new Uint8Array(length);
+  return memoryOf(new Uint8Array(length));
+}
+
+function memoryOf(bytes: Uint8Array): Memory {
   return {
     bytes,
     release: (offset, count) => {

@@ -255,7 +255,7 @@ class Simulation {
   /** Losses of store and map are chosen apart, often the worst of each. */
   #chooseCrash(): CrashChoice {
     const {prng} = this.#world;
-    if (prng.chance(1, 3)) return {kind: 'process death'};
+    if (prng.chance(1, 2)) return {kind: 'process death', isTakenOver: prng.chance(2, 3)};
     if (prng.chance(1, 3)) return {kind: 'power cut', storeMode: 'none', mapMode: 'all'};
     return {kind: 'power cut', storeMode: prng.pick(CUT_MODES), mapMode: prng.pick(CUT_MODES)};
   }
@@ -267,8 +267,7 @@ class Simulation {
     this.#eventsToCrash = 0;
     const {storageFault} = world;
     world.storageFault = undefined;
-    world.crash(choice);
-    await this.#reopen();
+    await this.#reopen(world.crash(choice));
     world.storageFault = storageFault;
   }
 
@@ -298,19 +297,21 @@ class Simulation {
       await this.#crash({kind: 'process death'});
       return;
     }
-    this.guest.forget();
     this.#eventsToCrash = 0;
     this.#isRestarting = false;
     world.restart();
-    await this.#reopen();
+    await this.#reopen(false);
   }
 
-  async #reopen(): Promise<void> {
+  /** After a take-over the guest's requests are still there, and the mode is no better. */
+  async #reopen(isTakenOver: boolean): Promise<void> {
     const world = this.#world;
     const {prng, scheduler, trace} = world;
-    this.guest.forget();
+    if (!isTakenOver) {
+      this.guest.forget();
+      this.#mode = 'read-write';
+    }
     this.backup.reopened();
-    this.#mode = 'read-write';
     // A crash in the middle of a recovery is a crash like any other.
     if (prng.chance(1, 6)) this.#eventsToCrash = prng.between(1, 12);
     const volume = await world.open();
@@ -321,6 +322,7 @@ class Simulation {
     trace.add(scheduler.now, '== open');
     volume.selfCheck();
     await checkCopied(world, volume);
+    if (isTakenOver) this.guest.resend(volume, world.life);
     if (prng.chance(1, 2)) this.#changeHydration();
     if (prng.chance(1, 2)) this.guest.readAll(volume, world.life);
   }

@@ -230,6 +230,7 @@ export class VolatileStorage implements Storage {
     const contents = {durable: this.#durable.fork(), visible: this.#visible.fork(), pending};
     const survivor = new VolatileStorage(this.#shape, tools, contents);
     survivor.#moment = this.#moment + 1;
+    survivor.#hasLostSync = this.#hasLostSync;
     survivor.#request = this.#request;
     for (const landing of this.#inFlight) {
       const copy = resolve(landing);

@@ -27,6 +27,11 @@ import type {WorldConfig} from './world-config.js';
 /** A crash that may pick what each disk keeps; left out: as the seed says. */
 export interface CrashChoice {
   kind: CrashKind;
+  /**
+   * Of a process death: the next daemon takes over. It inherits the memory, and the guest notices
+   * nothing: its requests are sent again.
+   */
+  isTakenOver?: boolean;
   storeMode?: CutMode;
   mapMode?: CutMode;
 }
@@ -69,6 +74,9 @@ export class World {
   backupFault: ((op: string) => ErrnoCode | undefined) | undefined;
   onStorageEvent: ((event: StorageEvent) => void) | undefined;
   readonly #bugs: ReadonlySet<SeededBug>;
+  /** In-core memory of the daemon that runs now, or what it inherits before it runs. */
+  #memories = new Map<string, Uint8Array>();
+  #isTakingOver = false;
 
   constructor(config: WorldConfig, prng: Prng, options: WorldOptions = {}) {
     this.config = config;
@@ -106,7 +114,10 @@ export class World {
   /** Opens the volume after a crash or close; undefined if the life ended meanwhile. */
   async open(): Promise<Volume | undefined> {
     const {life} = this;
-    const opening = Volume.open(this.#parts(), this.config.tuning);
+    const {tuning} = this.config;
+    const opening = this.#isTakingOver
+      ? Volume.takeOver(this.#parts(), tuning)
+      : Volume.open(this.#parts(), tuning);
     let isSettled = false;
     const settle = (): void => {
       isSettled = true;
@@ -124,25 +135,33 @@ export class World {
   /**
    * Ends the daemon's life, and with a power cut what the disks had not made durable. After a
    * failed sync the machine goes down with it: what a page cache that forgot its dirty pages shows
-   * the next daemon nobody can make durable or tell apart (docs/DURABILITY.md).
+   * the next daemon nobody can make durable or tell apart (docs/DURABILITY.md); but a daemon that
+   * has noticed tells who takes over. True if the next one takes over.
    */
-  crash(choice: CrashChoice): void {
-    if (choice.kind === 'process death' && (this.store.hasLostSync || this.mapFile.hasLostSync)) {
-      this.crash({kind: 'power cut'});
-      return;
-    }
-    const {kind} = choice;
+  crash(choice: CrashChoice): boolean {
+    const {kind, isTakenOver = false} = choice;
+    const isNoted = isTakenOver && this.volume !== undefined && this.volume.mode !== 'read-write';
+    const hasLostSync = this.store.hasLostSync || this.mapFile.hasLostSync;
+    if (kind === 'process death' && hasLostSync && !isNoted) return this.crash({kind: 'power cut'});
     this.crashes++;
-    this.trace.add(this.scheduler.now, '==', kind);
+    this.trace.add(this.scheduler.now, '==', isTakenOver ? 'taken over' : kind);
+    const memories = copyOf(isTakenOver ? this.#memories : new Map());
     this.endLife();
-    this.oracle.crash(kind);
+    this.#memories = memories;
+    this.#isTakingOver = isTakenOver;
+    if (!isTakenOver) this.oracle.crash(kind);
     [this.store, this.mapFile] = this.#disksAfter(choice, this.prng, this);
+    return isTakenOver;
   }
 
   /** The world that comes out of such a crash here; this one goes on as if nothing had happened. */
   branch(choice: CrashChoice, prng: Prng): World {
     const branch = new World(this.config, prng, {bugs: this.#bugs, oracle: this.oracle.fork()});
-    branch.oracle.crash(choice.kind);
+    const {isTakenOver = false} = choice;
+    // Nothing is sent again here: what was not answered may be there or not.
+    branch.oracle.crash(choice.kind, isTakenOver);
+    if (isTakenOver) branch.#memories = copyOf(this.#memories);
+    branch.#isTakingOver = isTakenOver;
     branch.backup.takeOver(this.backup);
     branch.writeThrough = this.writeThrough;
     branch.protection = this.protection;
@@ -176,6 +195,8 @@ export class World {
     this.volume?.abandon();
     this.volume = undefined;
     this.life = {isAlive: true};
+    this.#memories = new Map();
+    this.#isTakingOver = false;
     const {isAway} = this.source;
     this.source = this.#newSource();
     this.source.setAway(isAway);
@@ -183,8 +204,8 @@ export class World {
 
   #parts(): Parameters<typeof Volume.open>[0] {
     const {scheduler, trace, life} = this;
-    const options = {scheduler, trace, life, prng: this.prng.fork(), bugs: this.#bugs};
-    const environment = simEnvironment(options);
+    const own = {prng: this.prng.fork(), bugs: this.#bugs, memories: this.#memories};
+    const environment = simEnvironment({scheduler, trace, life, ...own});
     const {store, mapFile, source} = this;
     return {store, mapFile, source, environment, backup: this.#backupOf(life)};
   }
@@ -268,4 +289,8 @@ export class World {
     const fraction = this.prng.below(1024) / 1024;
     return dice === 1 ? typical * 20 * fraction : typical * fraction;
   }
+}
+
+function copyOf(memories: ReadonlyMap<string, Uint8Array>): Map<string, Uint8Array> {
+  return new Map([...memories].map(([name, bytes]) => [name, bytes.slice()]));
 }

@@ -79,7 +79,11 @@ test('the other commands', (t) => {
     mode: 'full',
     rate: 1_048_576,
   });
-  t.deepEqual(parse('wait vol0 --hydrated'), {command: 'wait', name: 'vol0'});
+  t.deepEqual(parse('wait vol0 --hydrated'), {
+    command: 'wait',
+    name: 'vol0',
+    until: 'hydrated',
+  });
   t.deepEqual(parse('verify vol0'), {command: 'verify', name: 'vol0', json: false});
   t.deepEqual(parse('detach vol0 --force'), {
     command: 'detach',

@@ -25,6 +25,16 @@ function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
     startedAt: NOW - 65_000,
     uptimeMs: 65_000,
     store: {path: '/dev/sdb', identity: 'disk x'},
+    takeOver: {
+      isPossible: true,
+      problem: null,
+      count: 0,
+      lastAt: null,
+      lastPauseMs: null,
+      lastDeath: null,
+      isIoFlusher: true,
+      unlockedBuffers: 0,
+    },
     source: {
       name: 'nbd://backup/vol0',
       state: 'connected',
@@ -174,4 +184,15 @@ test('one line for logs, and one with a bar', (t) => {
   const line = 'vol0, 50.0 % local, background 48 MiB/s, source connected, done in 6 s';
   t.is(statusLine(status()), line);
   t.true(progressText(status()).startsWith('[############............] vol0, 50.0 % local'));
+});
+
+test('what a death of the daemon means is said, what is as it should be is not', (t) => {
+  const said = (changes: Partial<VolumeStatus['takeOver']>): string =>
+    renderStatus(status({takeOver: {...status().takeOver, ...changes}}), NOW, LOOK);
+  t.notRegex(said({}), /daemon/);
+  t.regex(said({isPossible: false, problem: 'its supervisor is gone'}), /its supervisor is gone/);
+  const replaced = {count: 3, lastAt: NOW - 5000, lastPauseMs: 120, lastDeath: 'signal 9'};
+  t.regex(said(replaced), /replaced 3 times, last 5 s ago \(signal 9\) after 120 ms/);
+  t.regex(said({isIoFlusher: false}), /without CAP_SYS_RESOURCE/);
+  t.regex(said({unlockedBuffers: 2}), /2 buffers are not locked/);
 });

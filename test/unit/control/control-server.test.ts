@@ -38,6 +38,7 @@ async function serve(
     verify: () => {
       throw new Error('a bug');
     },
+    restart: refuse,
     detach: refuse,
     wait: async (_, {progress, signal}) => {
       progress({blocks: 1});
@@ -115,7 +116,13 @@ test('a peer that cannot be told is turned away', async (t) => {
     'write-through': () => ({}),
   };
   const server = new ControlServer({
-    handlers: {...nothing, wait: () => ({}), verify: () => ({}), detach: () => ({})},
+    handlers: {
+      ...nothing,
+      wait: () => ({}),
+      verify: () => ({}),
+      restart: () => ({}),
+      detach: () => ({}),
+    },
     log: () => {},
     peerUserId: () => undefined,
   });
