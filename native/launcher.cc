@@ -6,8 +6,11 @@
 //   1. keeps the current mount namespace open and passes its descriptor's number on, in
 //      REGROW_HOST_MNT_NS: mounts and device nodes are to appear there
 //   2. moves into a copy of it that follows: what the host mounts and unmounts later happens here
-//      too, nothing done here happens there. So the daemon holds no file system that the host has
-//      let go of, its own device's above all
+//      too, nothing done here happens there. So no path of the daemon's leads to what it must not
+//      wait for any more than it has to, and nothing is held that the host has let go of. Where the
+//      host's / does not propagate (containers, hosts without systemd) a copy could not follow: it
+//      would keep every file system mounted now, other volumes' too, until the daemon ends. There
+//      steps 1 and 2 are left out
 //   3. declares itself an I/O flusher, so that memory reclaim on the daemon's behalf never waits
 //      for the daemon's own device; per thread and inherited, hence before Node starts any.
 //      REGROW_IO_FLUSHER=1 or 0 says whether the kernel agreed (it needs CAP_SYS_RESOURCE)
@@ -16,9 +19,9 @@
 //   6. may lock memory and open files without the usual limits
 //
 // Steps 3, 4 and 6 are tolerated to fail: a container may forbid them, and a daemon without them
-// still works. Steps 1, 2 and 5 are not: without them it would misbehave later. No data passes
-// through here and nothing is allocated. Exit codes: 2 wrong usage, 126 a step failed, 127 the
-// program could not be executed; the reason is one line on standard error.
+// still works. The others are not: without them it would misbehave later. No data passes through
+// here. Exit codes: 2 wrong usage, 126 a step failed, 127 the program could not be executed; the
+// reason is one line on standard error.
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -52,6 +55,29 @@ void keep_host_namespace() {
   char number[16];
   snprintf(number, sizeof number, "%d", fd);
   if (setenv("REGROW_HOST_MNT_NS", number, 1) != 0) fail("setting the environment", 126);
+}
+
+// Whether what is mounted beneath / is seen by copies of this namespace: "shared:N" among the
+// optional fields of its line (proc_pid_mountinfo(5)).
+bool is_root_shared() {
+  FILE* table = fopen("/proc/self/mountinfo", "re");
+  if (table == nullptr) fail("opening /proc/self/mountinfo", 126);
+  char line[4096];
+  bool is_shared = false;
+  while (fgets(line, sizeof line, table) != nullptr) {
+    char* fields = strstr(line, " - ");
+    // Mount ID, parent, device, root, place, options; then the optional fields up to " - ".
+    char* place = line;
+    for (int field = 0; field < 4 && place != nullptr; field++) {
+      place = strchr(place, ' ');
+      if (place != nullptr) place++;
+    }
+    if (fields == nullptr || place == nullptr || place[0] != '/' || place[1] != ' ') continue;
+    *fields = '\0';
+    is_shared = strstr(place, " shared:") != nullptr;
+  }
+  fclose(table);
+  return is_shared;
 }
 
 void enter_own_namespace() {
@@ -99,8 +125,10 @@ int main(int argument_count, char** arguments) {
     fprintf(stderr, "usage: regrow-launcher [--supervise] PROGRAM [ARGUMENT]...\n");
     return 2;
   }
-  keep_host_namespace();
-  enter_own_namespace();
+  if (is_root_shared()) {
+    keep_host_namespace();
+    enter_own_namespace();
+  }
   become_io_flusher();
   avoid_out_of_memory_killer();
   leave_terminal();

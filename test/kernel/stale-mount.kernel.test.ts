@@ -5,7 +5,7 @@
 import {spawn} from 'node:child_process';
 import type {ChildProcess} from 'node:child_process';
 import {once} from 'node:events';
-import {mkdtemp, readFile, rm, stat} from 'node:fs/promises';
+import {mkdtemp, rm, stat} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {fileURLToPath} from 'node:url';
@@ -124,18 +124,27 @@ test.serial('a process that exits without detaching leaves nothing', async (t) =
   );
 });
 
-test.serial(
-  'a launched daemon mounts in the namespace of its launcher and lives in another',
-  async (t) => {
-    const place = await mountDirectory(t);
-    const started = await start(t, place, LAUNCHER);
-    t.true((await stat(join(place, 'disk'))).isFile());
-    const {pid} = started.child;
-    t.not(await shell(`readlink /proc/${pid}/ns/mnt`), await shell('readlink /proc/self/ns/mnt'));
-    t.false((await readFile(`/proc/${pid}/mountinfo`, 'utf8')).includes(place));
-    await run('mkfs.ext4', '-q', started.path);
-    started.child.stdin?.write('detach\n');
-    t.deepEqual(await once(started.child, 'exit'), [0, null]);
-    await t.throwsAsync(stat(place), {code: 'ENOENT'});
-  },
-);
+test.serial('a launched daemon mounts in the namespace of its launcher', async (t) => {
+  const place = await mountDirectory(t);
+  const started = await start(t, place, LAUNCHER);
+  t.true((await stat(join(place, 'disk'))).isFile());
+  await run('mkfs.ext4', '-q', started.path);
+  started.child.stdin?.write('detach\n');
+  t.deepEqual(await once(started.child, 'exit'), [0, null]);
+  await t.throwsAsync(stat(place), {code: 'ENOENT'});
+});
+
+for (const [propagation, isApart] of [
+  ['shared', true],
+  ['private', false],
+] as const) {
+  const where = isApart ? 'another namespace' : 'the same, as a copy would keep what was mounted';
+  test.serial(`where / is ${propagation}, a launched daemon lives in ${where}`, async (t) => {
+    const show = 'readlink /proc/self/ns/mnt';
+    const script = `${show}; '${LAUNCHER}' ${show}; '${LAUNCHER}' sh -c 'echo \\$REGROW_HOST_MNT_NS'`;
+    const shown = await shell(`unshare --mount --propagation ${propagation} sh -c "${script}"`);
+    const [own, launched, host] = shown.split('\n');
+    t.is(own !== launched, isApart);
+    t.is(host !== '', isApart);
+  });
+}
