@@ -14,6 +14,8 @@ export interface FioJob {
   readonly repeats?: boolean;
   /** Offsets are multiples of this many bytes. @default blockSize */
   readonly align?: number;
+  /** Flush after so many writes. */
+  readonly fsync?: number;
 }
 
 export type Target = {readonly device: string} | {readonly uri: string};
@@ -52,6 +54,7 @@ export async function fio(lab: Lab, target: Target, job: FioJob): Promise<FioRes
     `--blockalign=${job.align ?? job.blockSize}`,
     `--runtime=${Math.round(job.seconds * 1000)}ms`,
     `--randseed=${seed}`,
+    ...(job.fsync === undefined ? [] : [`--fsync=${job.fsync}`]),
     '--allrandrepeat=0',
     '--randrepeat=0',
     ...(job.repeats === false ? [] : ['--time_based', '--ramp_time=300ms']),

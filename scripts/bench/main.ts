@@ -13,6 +13,7 @@ import {measureReady} from './ready.js';
 import {renderReport} from './report.js';
 import {Results} from './results.js';
 import type {Plan} from './tables.js';
+import {measureThrough} from './through.js';
 
 const USAGE = `Usage: sudo scripts/bench/run [options]
 Measures regrow and its peers, taking turns, and writes medians to docs/BENCHMARKS.md. Takes under
@@ -21,13 +22,18 @@ ten minutes and 6 GB of disk with the defaults.
   --seconds S      of one job (default 1.5)
   --hot-size MIB   volume of the hot jobs (default 256)
   --cold-size MIB  volume of the cold jobs (default 512)
-  --only LIST      of hot, cold, ready, with commas (default all)
+  --only LIST      of hot, through, cold, ready, with commas (default all)
   --folder DIR     where stores and backups lie (default /var/tmp)
   --markdown PATH  "-" prints it (default docs/BENCHMARKS.md)
   --json PATH      all samples
 `;
 
-const MEASUREMENTS = {hot: measureHot, cold: measureCold, ready: measureReady};
+const MEASUREMENTS = {
+  hot: measureHot,
+  through: measureThrough,
+  cold: measureCold,
+  ready: measureReady,
+};
 const FREE_BYTES_PER_VOLUME = 10;
 const MARKDOWN = fileURLToPath(new URL('../../../docs/BENCHMARKS.md', import.meta.url));
 
@@ -38,7 +44,7 @@ function parse() {
       seconds: {type: 'string', default: '1.5'},
       'hot-size': {type: 'string', default: '256'},
       'cold-size': {type: 'string', default: '512'},
-      only: {type: 'string', default: 'hot,cold,ready'},
+      only: {type: 'string', default: 'hot,through,cold,ready'},
       folder: {type: 'string', default: '/var/tmp'},
       markdown: {type: 'string', default: MARKDOWN},
       json: {type: 'string'},
@@ -53,7 +59,8 @@ function parse() {
   };
   const names = values.only.split(',');
   const unknown = names.find((name) => !(name in MEASUREMENTS));
-  if (unknown !== undefined) throw new Error(`--only takes hot, cold and ready, not ${unknown}`);
+  if (unknown !== undefined)
+    throw new Error(`--only takes hot, through, cold and ready, not ${unknown}`);
   return {...values, plan, names: names as (keyof typeof MEASUREMENTS)[]};
 }
 

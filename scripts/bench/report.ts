@@ -24,8 +24,14 @@ function column(id: string): Column {
 }
 
 /** `id` of regrow against a peer, at least `wanted` times as good. */
-function against(results: Results, id: string, wanted: number, peer = STORAGE_DAEMON.name) {
-  const advantage = results.advantage(column(id), REGROW.name, peer);
+function against(
+  results: Results,
+  id: string,
+  wanted: number,
+  peer = STORAGE_DAEMON.name,
+  ours = REGROW.name,
+) {
+  const advantage = results.advantage(column(id), ours, peer);
   const {title} = column(id);
   if (advantage === undefined) return {figure: `${title}: not measured`, isReached: false};
   return {
@@ -70,7 +76,23 @@ const GOALS: readonly Goal[] = [
     text: 'hot 4K writes',
     judge: (r) => [against(r, 'w4k1', 1.8), against(r, 'w4k16', 2.5)],
   },
-  {id: 'G4', text: 'writes with write-through (not built yet)', judge: () => undefined},
+  {
+    id: 'G4',
+    text: 'writes with write-through (sync) against QSD quorum, a flush each 32 writes',
+    judge: (r) => [
+      against(r, 't4k1', 1.5, 'QSD quorum', 'regrow sync'),
+      against(r, 't4k16', 1.5, 'QSD quorum', 'regrow sync'),
+      against(r, 't128k', 1.5, 'QSD quorum', 'regrow sync'),
+    ],
+  },
+  {
+    id: 'marks',
+    text: 'a writer pays at most 5 % (sequential) and 15 % (random) for the intent marks',
+    judge: (r) => [
+      against(r, 'marksSequential', 0.95, 'without marks', 'with marks'),
+      against(r, 'marksRandom', 0.85, 'without marks', 'with marks'),
+    ],
+  },
   {
     id: 'G5',
     text: 'cold sequential read',

@@ -29,6 +29,29 @@ export const TABLES: readonly Table[] = [
     ],
   },
   {
+    id: 'through',
+    title: 'Writes that go to a store and to a backup',
+    note:
+      'fio, direct I/O, a flush each 32 writes; the backup is nbdkit on a Unix socket. QSD quorum: ' +
+      'one daemon, a local file and the backup, both must answer.',
+    columns: [
+      {id: 't4k1', title: '4K write QD1', unit: 'IOPS'},
+      {id: 't4k16', title: '4K write QD16', unit: 'IOPS'},
+      {id: 't128k', title: '128K write', unit: 'MB/s'},
+    ],
+  },
+  {
+    id: 'marks',
+    title: 'What the intent marks cost a writer',
+    note:
+      'The production volume in one process, eight writers of 4 KiB over 1 GiB, a flush each 32 ' +
+      'writes, a backup that takes everything at once: with marks, and with them switched off.',
+    columns: [
+      {id: 'marksSequential', title: 'sequential', unit: 'IOPS'},
+      {id: 'marksRandom', title: 'random', unit: 'IOPS'},
+    ],
+  },
+  {
     id: 'cold',
     title: 'Cold blocks',
     note:

@@ -79,6 +79,7 @@ export class Volume implements BlockDevice {
     core.intents = new IntentLog({
       environment: core.environment,
       capacity: core.mapFile.limits.intentCountMax,
+      regionCount: core.geometry.regionCount,
       append: (regions) => this.#committer.appendIntents(regions),
       needRoom: () => this.#committer.commitSoon(),
     });

@@ -152,7 +152,8 @@ export class Writer {
       const region = core.geometry.regionOf(offset);
       const needsIntent = core.through.isOn || core.needsIntent(cut.first, cut.last);
       const isLate = core.environment.bugs.has('backlog-after-data') && core.through.isOn;
-      if (needsIntent && !isLate) await core.intents.begin(region, region);
+      if (needsIntent && !isLate && !core.intents.tryBegin(region))
+        await core.intents.begin(region, region);
       try {
         await core.through.send(offset, buffer.length, buffer);
         await this.#store(offset, buffer, cut);
