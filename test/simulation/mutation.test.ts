@@ -17,7 +17,7 @@ interface Found {
   message: string;
 }
 
-/** Bugs of what goes to the backup; all others are looked for without one, and with more crashes. */
+/** Bugs of what goes to the backup; all others are looked for without one, with more crashes. */
 const OF_THE_BACKUP: ReadonlySet<SeededBug> = new Set<SeededBug>([
   'backlog-after-data',
   'reconnect-set-lost',

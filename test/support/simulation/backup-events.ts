@@ -81,7 +81,7 @@ export class BackupEvents {
   checkStrict({offset, length, value, since}: AnsweredWrite): void {
     const {volume, backup} = this.#world;
     if (volume?.protection().mode !== 'strict' || this.#isSwitching) return;
-    if (since < this.#switchedAt) return;
+    if (since <= this.#switchedAt) return;
     if (backup.powerCuts > 0 || value === ZERO) return;
     for (const other of this.#tools.inFlight()) {
       if (other.offset < offset + length && offset < other.offset + other.length) return;
