@@ -35,6 +35,11 @@ export class BackupEvents {
     this.wasStrict = world.config.backup.mode === 'strict';
   }
 
+  /** The mode of write-through is being changed. */
+  get isSwitching(): boolean {
+    return this.#isSwitching;
+  }
+
   /** A new daemon. */
   reopened(): void {
     this.checker.forget();
@@ -81,7 +86,7 @@ export class BackupEvents {
   checkStrict({offset, length, value, since}: AnsweredWrite): void {
     const {volume, backup} = this.#world;
     if (volume?.protection().mode !== 'strict' || this.#isSwitching) return;
-    if (since < this.#switchedAt) return;
+    if (since <= this.#switchedAt) return;
     if (backup.powerCuts > 0 || value === ZERO) return;
     for (const other of this.#tools.inFlight()) {
       if (other.offset < offset + length && offset < other.offset + other.length) return;
