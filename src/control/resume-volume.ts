@@ -5,6 +5,7 @@
 import {messageOf, UserError} from '../base/errors.js';
 import {FileStorage} from '../storage/file-storage.js';
 import type {StateDirectory} from '../storage/state-directory.js';
+import {isMediumError} from '../volume/mender.js';
 import {DamagedStateError, Volume, type VolumeParts} from '../volume/volume.js';
 import {changedOptions, type Values} from './attach-options.js';
 import type {VolumePaths} from './paths.js';
@@ -156,6 +157,22 @@ async function resumeWriteThrough(
   await save();
 }
 
+/** A witness in a sector that went bad says nothing; the volume mends it once it is read. */
+async function findReadableMismatch(
+  storage: FileStorage,
+  copied: readonly Witness[],
+): Promise<Witness | undefined> {
+  for (const witness of copied) {
+    try {
+      const mismatch = await findMismatch(storage, [witness]);
+      if (mismatch !== undefined) return mismatch;
+    } catch (error) {
+      if (!isMediumError(error)) throw error;
+    }
+  }
+  return undefined;
+}
+
 /** What was copied must still be in the store. */
 async function compareStore(
   doing: string,
@@ -167,7 +184,7 @@ async function compareStore(
   for (const witness of record.witnesses) {
     if ((await volume.stateAt(witness.offset)) === 'copied') copied.push(witness);
   }
-  const mismatch = await findMismatch(storage, copied);
+  const mismatch = await findReadableMismatch(storage, copied);
   if (mismatch === undefined) return;
   throw new UserError(
     `cannot ${doing}: the store ${path} no longer holds at byte ${mismatch.offset} what was ` +

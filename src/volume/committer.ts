@@ -117,6 +117,7 @@ export class Committer {
     }
     core.map.finishTaken();
     core.isCommitting = false;
+    core.losses.committed();
     core.through.backlog.committed();
     core.counters.commits++;
     this.lastCommitAt = core.environment.clock.wallTime();
@@ -152,6 +153,7 @@ export class Committer {
   #take(kind: CommitKind): Taken {
     const {environment, intents, map, mapFile, masks, tuning} = this.#core;
     this.#core.isCommitting = true;
+    this.#core.losses.taken();
     const runs = map.takeChanges();
     const changedMasks = masks.takeChanges();
     const clearCount = intents.takeClears(kind.isFinal);

@@ -97,6 +97,7 @@ export class Hydrator {
 
   /** The map changed: there may be something to do. */
   poke(): void {
+    if (!this.#isLocal) this.#isLocalOnDisk = false;
     this.#wake.fire();
   }
 

@@ -29,6 +29,24 @@ export interface HydrationReport {
   badRanges: {offset: number; length: number; error: string; attempts: number}[];
 }
 
+/** A place where the store failed, and what was done about it. */
+export interface StoreErrorReport {
+  /** Bytes. */
+  offset: number;
+  length: number;
+  /** Wall time in ms of the last time. */
+  at: number;
+  /** How often it failed there. */
+  count: number;
+  /**
+   *   fetched anew   a copied block: absent again, and fetched from the source
+   *   put back       it was read from the backup and written to the store once more
+   *   lost           nobody else holds it: who reads it is told of an error until it is written
+   *   not written    a write failed twice, and whoever asked for it was told
+   */
+  done: 'fetched anew' | 'put back' | 'lost' | 'not written';
+}
+
 export interface VolumeReport {
   size: number;
   blockSize: number;
@@ -48,6 +66,8 @@ export interface VolumeReport {
   /** Partial writes that wait for room in the mask table. */
   waitingForMasks: number;
   protection: ProtectionReport;
+  /** Where the store failed, the oldest first; the last 64. */
+  storeErrors: StoreErrorReport[];
 }
 
 export interface VolumeCounters {

@@ -25,6 +25,7 @@ import {VolumeCore} from './core.js';
 import {Fetcher} from './fetcher.js';
 import {type HydrationSettings, Hydrator} from './hydrator.js';
 import {MaskRelief} from './mask-relief.js';
+import {Mender} from './mender.js';
 import {pictureOf} from './picture.js';
 import type {ProtectionReport, WriteThroughMode} from './protection.js';
 import {Reader} from './reader.js';
@@ -60,6 +61,7 @@ export class Volume implements BlockDevice {
   readonly #mapStorage: Storage;
   readonly #committer: Committer;
   readonly #fetcher: Fetcher;
+  readonly #mender: Mender;
   readonly #reader: Reader;
   readonly #writer: Writer;
   readonly #hydrator: Hydrator;
@@ -85,7 +87,11 @@ export class Volume implements BlockDevice {
     });
     this.#fetcher = new Fetcher(core, () => this.#changed());
     this.#relief = new MaskRelief(core, this.#fetcher);
-    this.#reader = new Reader(core, this.#fetcher);
+    this.#mender = new Mender(core, this.#fetcher, {
+      changed: () => this.#changed(),
+      commit: () => this.#committer.commit(),
+    });
+    this.#reader = new Reader(core, this.#fetcher, this.#mender);
     this.#writer = new Writer(core, {
       changed: () => this.#changed(),
       masksFull: () => this.#relief.poke(),
@@ -273,8 +279,10 @@ export class Volume implements BlockDevice {
   }
 
   /** Compares every copied block with the source. */
-  verify(options: VerifyOptions = {}): Promise<VerifyReport> {
-    return verifyCopied(this.#core, options);
+  async verify(options: VerifyOptions = {}): Promise<VerifyReport> {
+    const report = await verifyCopied(this.#core, options);
+    if (report.unreadableBlocks > 0) this.#changed();
+    return report;
   }
 
   /** The state of the block that holds a byte. */
@@ -299,6 +307,7 @@ export class Volume implements BlockDevice {
       lastCommitAt: this.#committer.lastCommitAt,
       waitingForMasks: masks.waiters,
       protection: this.protection(),
+      storeErrors: this.#core.storeErrors.list(),
     };
   }
 
@@ -321,6 +330,7 @@ export class Volume implements BlockDevice {
     if (this.#core.mode === 'read-write') await this.#hydrator.settleAll().catch(() => undefined);
     await this.#hydrator.stop();
     await this.#relief.stop();
+    await this.#mender.stop();
     await this.#fetcher.drain();
     await this.#resyncer.stop();
     await this.#periodic;

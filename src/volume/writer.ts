@@ -15,9 +15,10 @@
 import {BlockError} from '../base/errors.js';
 import type {RangeHold} from '../base/range-lock.js';
 import {alignDown, SECTOR} from '../base/units.js';
-import {ABSENT, OVERWRITTEN, PARTIAL, stateRow, ZEROED} from '../map/block-state.js';
+import {ABSENT, COPIED, OVERWRITTEN, PARTIAL, stateRow, ZEROED} from '../map/block-state.js';
 import {REGION_BYTES} from '../map/geometry.js';
 import type {VolumeCore} from './core.js';
+import {isMediumError} from './mender.js';
 
 /** Regions that one step of a zeroing marks at most: 256 MiB. */
 const ZERO_REGIONS_MAX = 64;
@@ -205,7 +206,7 @@ export class Writer {
   async #store(offset: number, buffer: Buffer, cut: Cut): Promise<void> {
     const {counters, geometry, map, store, through} = this.#core;
     const end = offset + buffer.length;
-    const writes = [store.write(offset, buffer)];
+    const writes = [this.#writeTwice(offset, buffer)];
     for (const block of cut.edges) {
       if (!stateRow(map.get(block)).partWriteFillsZeroes) continue;
       const start = geometry.offsetOf(block);
@@ -218,6 +219,7 @@ export class Writer {
     if (failed === undefined) return;
     counters.storeErrors++;
     through.doubt(offset, buffer.length);
+    this.#distrust(cut);
     throw failed.reason instanceof BlockError
       ? failed.reason
       : new BlockError('EIO', `write to ${store.name} failed`, {
@@ -225,6 +227,29 @@ export class Writer {
           offset,
           cause: failed.reason,
         });
+  }
+
+  /** A disk gives a sector that it cannot write another place, sometimes only the second time. */
+  async #writeTwice(offset: number, buffer: Buffer): Promise<void> {
+    const {isAbandoned, store, storeErrors} = this.#core;
+    try {
+      await store.write(offset, buffer);
+    } catch (error) {
+      if (isAbandoned || !isMediumError(error)) throw error;
+      try {
+        await store.write(offset, buffer);
+      } catch (again) {
+        storeErrors.note(offset, buffer.length, 'not written');
+        throw again;
+      }
+    }
+  }
+
+  /** After a failed write, what was copied may no longer be what the source has (I11). */
+  #distrust({first, last}: Cut): void {
+    const {isAbandoned, map} = this.#core;
+    for (let block = first; block < last && !isAbandoned; block++)
+      if (map.get(block) === COPIED) map.set(block, block + 1, OVERWRITTEN);
   }
 
   /** Step 5. The number of reserved places that became masks. */

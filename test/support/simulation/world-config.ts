@@ -61,6 +61,7 @@ export type GuestAction =
   | 'slowness'
   | 'crash'
   | 'backup'
+  | 'decay'
   | 'restart';
 
 /** A world as the generator says. */
@@ -145,6 +146,7 @@ function randomHabits(prng: Prng): GuestHabits {
       crash: prng.pick([0, 1, 1, 3]),
       backup: prng.pick([0, 1, 3]),
       restart: prng.pick([0, 1]),
+      decay: prng.pick([0, 0, 1, 4]),
     },
   };
 }

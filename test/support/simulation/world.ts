@@ -16,6 +16,7 @@ import {mapFileSize} from '../../../src/map/map-file.js';
 import type {CutMode} from '../../../src/wrap/cut.js';
 import {Oracle, type CrashKind} from '../oracle.js';
 import {GARBAGE, stamp} from '../stamps.js';
+import {BadSectors} from './decay.js';
 import {Scheduler, type Life} from './scheduler.js';
 import {simEnvironment} from './sim-environment.js';
 import {SimBackup} from './sim-backup.js';
@@ -63,6 +64,8 @@ export class World {
   /** What the record says of the backup. */
   protection: ProtectionMemory = {consistentAsOf: undefined, inconsistentSince: undefined};
   volume: Volume | undefined;
+  /** Of the store. */
+  readonly bad = new BadSectors();
   crashes = 0;
   faults = 0;
   /** Virtual times are multiplied by these; the workload changes them. */
@@ -73,6 +76,8 @@ export class World {
   sourceFault: (() => ErrnoCode | undefined) | undefined;
   backupFault: ((op: string) => ErrnoCode | undefined) | undefined;
   onStorageEvent: ((event: StorageEvent) => void) | undefined;
+  /** Told where the volume says that its store failed, and what it did. */
+  onStoreError: ((offset: number, length: number, done: string) => void) | undefined;
   readonly #bugs: ReadonlySet<SeededBug>;
   /** In-core memory of the daemon that runs now, or what it inherits before it runs. */
   #memories = new Map<string, Uint8Array>();
@@ -205,7 +210,14 @@ export class World {
   #parts(): Parameters<typeof Volume.open>[0] {
     const {scheduler, trace, life} = this;
     const own = {prng: this.prng.fork(), bugs: this.#bugs, memories: this.#memories};
-    const environment = simEnvironment({scheduler, trace, life, ...own});
+    const environment = simEnvironment({
+      ...{scheduler, trace, life, ...own},
+      onLog: (_level, message, fields) => {
+        if (!life.isAlive || message !== 'the store failed') return;
+        const {offset, length, done} = fields as {offset: number; length: number; done: string};
+        this.onStoreError?.(offset, length, done);
+      },
+    });
     const {store, mapFile, source} = this;
     return {store, mapFile, source, environment, backup: this.#backupOf(life)};
   }
@@ -269,8 +281,13 @@ export class World {
         const base = op === 'sync' ? config.syncLatency : config.storeLatency;
         return this.#latency(base) * this.storeSlowness;
       },
-      fault: (op) => this.#counted(this.storageFault?.(name, op)),
+      fault: (op, offset, length) => {
+        if (op === 'read' && name === 'store' && this.bad.isHit(offset, length)) return 'EIO';
+        return this.#counted(this.storageFault?.(name, op));
+      },
       record: (event) => {
+        if (name === 'store' && event.kind === 'resolved')
+          this.bad.written(event.offset, event.length);
         this.trace.add(scheduler.now, name, event.kind, event.offset, event.length);
         if (life === this.life) this.onStorageEvent?.(event);
       },

@@ -97,6 +97,7 @@ function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
     },
     lastCommitAt: NOW,
     waitingForMasks: 0,
+    storeErrors: [],
     protection: {
       mode: 'off',
       state: 'off',
