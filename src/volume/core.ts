@@ -25,10 +25,10 @@ import type {MapFile} from '../map/map-file.js';
 import type {MaskTable} from '../map/mask-table.js';
 import type {OverwriteMap} from '../map/overwrite-map.js';
 import type {Source} from '../source/source.js';
-import type {Storage} from '../storage/storage.js';
 import {Losses} from './losses.js';
 import type {VolumeCounters, VolumeMode} from './report.js';
 import {StoreErrors} from './store-errors.js';
+import type {StoreSlot} from './store-slot.js';
 import type {VolumeTuning} from './tuning.js';
 import type {WriteThrough} from './write-through.js';
 
@@ -38,7 +38,7 @@ export interface CoreParts {
   geometry: Geometry;
   environment: Environment;
   tuning: VolumeTuning;
-  store: Storage;
+  store: StoreSlot;
   source: Source;
   mapFile: MapFile;
   map: OverwriteMap;
@@ -51,9 +51,10 @@ export class VolumeCore {
   readonly geometry: Geometry;
   readonly environment: Environment;
   readonly tuning: VolumeTuning;
-  readonly store: Storage;
+  readonly store: StoreSlot;
   readonly source: Source;
-  readonly mapFile: MapFile;
+  /** Another one after the store was replaced. */
+  mapFile: MapFile;
   readonly map: OverwriteMap;
   readonly masks: MaskTable;
   /** Blocks that the backup lacks, as far as the map on disk knows (backlog.ts). */
@@ -71,6 +72,8 @@ export class VolumeCore {
   intents!: IntentLog;
   /** Set by the volume once the log exists. */
   through!: WriteThrough;
+  /** Rises when the source may have changed: what it was known to hold in absent blocks is not. */
+  sourceAge = 0;
   /** True from the moment a commit took its changes until they are durable. */
   isCommitting = false;
   /** Set by the laboratory when the daemon dies: nothing is written or decided any more. */

@@ -12,9 +12,9 @@
  * bad is found again, and what was put back is what was there before.
  */
 import {BlockError} from '../base/errors.js';
+import {isLoss} from '../base/loss.js';
 import {alignDown, alignUp, KiB, SECTOR} from '../base/units.js';
 import {COPIED, OVERWRITTEN, PARTIAL, ZEROED} from '../map/block-state.js';
-import {isTargetLoss} from '../source/backup-target.js';
 import type {VolumeCore} from './core.js';
 import type {Fetcher} from './fetcher.js';
 
@@ -26,7 +26,7 @@ const FAILURES_MAX = 64;
 const LOOK_MS = 20;
 
 /** Bytes [start, end) of the volume. */
-interface Span {
+export interface Span {
   start: number;
   end: number;
 }
@@ -92,6 +92,20 @@ export class Mender {
     };
     await look(offset, offset + part.length);
     return bad;
+  }
+
+  /** Fills `part` from the backup; false where it is not known to have it, or cannot be read. */
+  async readFromBackup(block: number, offset: number, part: Buffer): Promise<boolean> {
+    const {through} = this.#core;
+    const {target} = through;
+    if (!target || this.#isLacking(block)) return false;
+    try {
+      await target.read(offset, part);
+    } catch (error) {
+      if (isLoss(error)) through.link.lose(target, error);
+      return false;
+    }
+    return through.target === target && !this.#isLacking(block);
   }
 
   /** Ends with what is under way; nothing new is begun once the volume stops. */
@@ -166,6 +180,11 @@ export class Mender {
     return undefined;
   }
 
+  #isLacking(block: number): boolean {
+    const {environment, through} = this.#core;
+    return !environment.bugs.has('put-back-though-behind') && through.backlog.isLacking(block);
+  }
+
   #mayTakeFromSource(): boolean {
     return this.#core.environment.bugs.has('refetch-from-source-after-overwrite');
   }
@@ -201,24 +220,14 @@ export class Mender {
     span: Span,
     part: Buffer,
   ): Promise<'away' | 'not flushed' | 'lost' | undefined> {
-    const {counters, environment, geometry, store, storeErrors, through} = this.#core;
+    const {counters, geometry, store, storeErrors, through} = this.#core;
     if (!through.isOn) return 'lost';
-    const isTrusting = environment.bugs.has('put-back-though-behind');
-    if (through.backlog.isLacking(block) && !isTrusting)
-      return through.backlog.isBehind(block) ? 'lost' : 'not flushed';
-    const {target} = through;
-    if (!target) return 'away';
+    if (this.#isLacking(block)) return through.backlog.isBehind(block) ? 'lost' : 'not flushed';
     const base = geometry.offsetOf(block);
     const start = base + alignDown(span.start - base, CELL);
     const end = Math.min(base + alignUp(span.end - base, CELL), geometry.offsetOf(block + 1));
     const bytes = Buffer.allocUnsafeSlow(end - start);
-    try {
-      await target.read(start, bytes);
-    } catch (error) {
-      if (isTargetLoss(error)) through.link.lose(target, error);
-      return 'away';
-    }
-    if (through.target !== target || this.#core.isAbandoned) return 'away';
+    if (!(await this.readFromBackup(block, start, bytes)) || this.#core.isAbandoned) return 'away';
     bytes.copy(part, 0, span.start - start, span.end - start);
     try {
       if (this.#core.mode === 'read-write') await store.write(start, bytes);

@@ -11,7 +11,6 @@
  */
 import type {Environment} from '../base/environment.js';
 import {BlockError} from '../base/errors.js';
-import {Signal} from '../base/signal.js';
 import type {BlockDevice} from '../device/block-device.js';
 import {withBehindMarks} from '../map/behind-marks.js';
 import {ABSENT, type BlockState, COPIED, stateName} from '../map/block-state.js';
@@ -31,7 +30,10 @@ import type {ProtectionReport, WriteThroughMode} from './protection.js';
 import {Reader} from './reader.js';
 import {recoverMap} from './recovery.js';
 import type {VolumeMode, VolumeReport} from './report.js';
+import {Replacement, type ReplacementParts, type ReplacementReport} from './replacement.js';
+import {RequestGate} from './request-gate.js';
 import {Resyncer} from './resyncer.js';
+import {StoreSlot} from './store-slot.js';
 import {tuningWith, type VolumeTuning} from './tuning.js';
 import {verifyCopied, type VerifyOptions, type VerifyReport} from './verify.js';
 import {type Backup, WriteThrough} from './write-through.js';
@@ -58,7 +60,7 @@ export interface VolumeParts {
 
 export class Volume implements BlockDevice {
   readonly #core: VolumeCore;
-  readonly #mapStorage: Storage;
+  #mapStorage: Storage;
   readonly #committer: Committer;
   readonly #fetcher: Fetcher;
   readonly #mender: Mender;
@@ -68,13 +70,15 @@ export class Volume implements BlockDevice {
   readonly #relief: MaskRelief;
   readonly #through: WriteThrough;
   readonly #resyncer: Resyncer;
-  readonly #idle = new Signal();
+  readonly #gate: RequestGate;
+  /** One replacement of the store at a time. */
+  #replacing: Promise<unknown> = Promise.resolve();
   readonly #periodic: Promise<void>;
-  #isClosing = false;
 
   private constructor(core: VolumeCore, mapStorage: Storage) {
     this.#core = core;
     this.#mapStorage = mapStorage;
+    this.#gate = new RequestGate(core);
     this.#through = core.through;
     this.#committer = new Committer(core);
     this.#through.commitSoon = () => this.#committer.commitSoon();
@@ -149,7 +153,7 @@ export class Volume implements BlockDevice {
       geometry,
       environment,
       tuning: tuningWith(tuning),
-      store,
+      store: new StoreSlot(store),
       source,
       mapFile,
       map,
@@ -158,6 +162,7 @@ export class Volume implements BlockDevice {
       state,
     });
     core.through = new WriteThrough(core, found, parts.backup);
+    if (isAdopted) core.losses.forget();
     if (!isAdopted) {
       await mapFile.checkpoint(() => ({
         pages: map.takePageImages().map((image) => withBehindMarks(image, behind, geometry)),
@@ -188,7 +193,7 @@ export class Volume implements BlockDevice {
   }
 
   read(offset: number, buffer: Buffer): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.checkRange('read', offset, buffer.length);
       this.#core.assertMode('read');
       this.#core.counters.reads++;
@@ -198,7 +203,7 @@ export class Volume implements BlockDevice {
   }
 
   write(offset: number, buffer: Buffer, options: {fua?: boolean} = {}): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.checkRange('write', offset, buffer.length);
       this.#core.counters.writes++;
       this.#core.counters.writtenBytes += buffer.length;
@@ -212,7 +217,7 @@ export class Volume implements BlockDevice {
     length: number,
     options: {fua?: boolean; mayTrim?: boolean} = {},
   ): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.checkRange('writeZeroes', offset, length);
       this.#core.counters.zeroings++;
       await this.#writer.zero(offset, length);
@@ -226,7 +231,7 @@ export class Volume implements BlockDevice {
   }
 
   flush(): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.counters.flushes++;
       await this.#commit();
     });
@@ -279,10 +284,32 @@ export class Volume implements BlockDevice {
   }
 
   /** Compares every copied block with the source. */
-  async verify(options: VerifyOptions = {}): Promise<VerifyReport> {
-    const report = await verifyCopied(this.#core, options);
-    if (report.unreadableBlocks > 0) this.#changed();
-    return report;
+  verify(options: VerifyOptions = {}): Promise<VerifyReport> {
+    return verifyCopied(this.#core, options).finally(() => this.#changed());
+  }
+
+  /**
+   * Puts another store in the place of this one while the volume is in use (replacement.ts). The
+   * volume owns the new store and map file from the call on, and closes those that do not count.
+   */
+  replaceStore(parts: ReplacementParts): Promise<ReplacementReport> {
+    const replacement = new Replacement(this.#core, parts, {
+      mender: this.#mender,
+      commit: () => this.#committer.commit(),
+      exclusively: (section) => this.#gate.hold(() => this.#committer.exclusively(section)),
+      switched: (mapStorage) => {
+        const before = this.#mapStorage;
+        this.#mapStorage = mapStorage;
+        this.#fetcher.disown();
+        return before;
+      },
+    });
+    const running = this.#replacing.then(() => replacement.run());
+    this.#replacing = running.then(
+      () => this.#changed(),
+      () => undefined,
+    );
+    return running;
   }
 
   /** The state of the block that holds a byte. */
@@ -322,11 +349,11 @@ export class Volume implements BlockDevice {
    * where nothing else is missing, everything is committed, and store and map file are closed.
    */
   async close(): Promise<void> {
-    if (this.#isClosing) return;
-    this.#isClosing = true;
+    if (this.#gate.isShut) return;
+    this.#gate.shut();
     const {source, store} = this.#core;
     const sourceClosed = source.close().catch(() => undefined);
-    while (this.#core.activeRequests > 0) await this.#idle.wait();
+    await this.#gate.drain();
     if (this.#core.mode === 'read-write') await this.#hydrator.settleAll().catch(() => undefined);
     await this.#hydrator.stop();
     await this.#relief.stop();
@@ -335,6 +362,7 @@ export class Volume implements BlockDevice {
     await this.#resyncer.stop();
     await this.#periodic;
     await sourceClosed;
+    await this.#replacing;
     try {
       await this.#committer.finish();
       await this.#through.close();
@@ -350,7 +378,7 @@ export class Volume implements BlockDevice {
 
   /** For the laboratory: the daemon dies here. Nothing is written or decided any more. */
   abandon(): void {
-    this.#isClosing = true;
+    this.#gate.shut();
     this.#core.isAbandoned = true;
     this.#core.degrade('failed', 'the daemon died');
     void this.#hydrator.stop();
@@ -363,18 +391,6 @@ export class Volume implements BlockDevice {
     if (isOnBackup || this.#through.mode !== 'strict') return;
     const what = 'flush: the backup has not confirmed it and write-through is strict';
     throw new BlockError('EIO', what, {op: 'flush'});
-  }
-
-  async #request(serve: () => Promise<void>): Promise<void> {
-    if (this.#isClosing)
-      throw new BlockError('ESHUTDOWN', 'the volume is closing', {op: 'request'});
-    this.#core.enterRequest();
-    try {
-      await serve();
-    } finally {
-      this.#core.leaveRequest();
-      if (this.#core.activeRequests === 0 && this.#isClosing) this.#idle.fire();
-    }
   }
 
   #changed(): void {

@@ -95,6 +95,11 @@ export class WriteThrough {
     return this.#mode !== 'off';
   }
 
+  /** Whether the backlog names all that the backup lacks: not while it is off or being listed. */
+  get isTracking(): boolean {
+    return this.isOn && !this.#isListing;
+  }
+
   get hasBackup(): boolean {
     return this.#backup !== undefined;
   }

@@ -111,7 +111,10 @@ export class Writer {
       const regions = [geometry.regionOf(offset), geometry.regionOf(offset + length - 1)] as const;
       if (isMarked) await intents.begin(...regions);
       try {
-        await through.send(offset, length, undefined);
+        await through.send(offset, length, undefined).catch((error: unknown) => {
+          this.#distrust({first, last});
+          throw error;
+        });
         if (core.isAbandoned) return;
         map.set(first, last, ZEROED);
         masks.dropRange(first, last);
@@ -156,8 +159,13 @@ export class Writer {
       if (needsIntent && !isLate && !core.intents.tryBegin(region))
         await core.intents.begin(region, region);
       try {
-        await core.through.send(offset, buffer.length, buffer);
-        await this.#store(offset, buffer, cut);
+        try {
+          await core.through.send(offset, buffer.length, buffer);
+          await this.#store(offset, buffer, cut);
+        } catch (error) {
+          this.#distrust(cut);
+          throw error;
+        }
         if (isLate) await core.intents.begin(region, region);
         if (!core.isAbandoned) unused -= this.#apply(offset, end, cut);
       } finally {
@@ -219,7 +227,6 @@ export class Writer {
     if (failed === undefined) return;
     counters.storeErrors++;
     through.doubt(offset, buffer.length);
-    this.#distrust(cut);
     throw failed.reason instanceof BlockError
       ? failed.reason
       : new BlockError('EIO', `write to ${store.name} failed`, {
@@ -245,9 +252,13 @@ export class Writer {
     }
   }
 
-  /** After a failed write, what was copied may no longer be what the source has (I11). */
-  #distrust({first, last}: Cut): void {
+  /**
+   * After a failed write, which may be in the store or on a backup that is the source: what was
+   * copied may no longer be what the source has (I11), nor the source what it was known to be.
+   */
+  #distrust({first, last}: Pick<Cut, 'first' | 'last'>): void {
     const {isAbandoned, map} = this.#core;
+    this.#core.sourceAge++;
     for (let block = first; block < last && !isAbandoned; block++)
       if (map.get(block) === COPIED) map.set(block, block + 1, OVERWRITTEN);
   }

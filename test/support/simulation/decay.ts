@@ -4,9 +4,10 @@
  * has them may a guest be told of an error, and then it is listed.
  */
 import {assert} from '../../../src/base/assert.js';
-import {ERRNO, toErrno} from '../../../src/base/errors.js';
+import {BlockError, ERRNO, messageOf, toErrno} from '../../../src/base/errors.js';
 import type {Prng} from '../../../src/base/prng.js';
 import {alignDown, SECTOR} from '../../../src/base/units.js';
+import {LostPlacesError} from '../../../src/volume/replacement.js';
 import type {Guest, GuestRequest} from './guest.js';
 import type {World} from './world.js';
 
@@ -59,6 +60,7 @@ export class DecayEvents {
   readonly #world: World;
   readonly #isSwitching: () => boolean;
   #losses: Loss[] = [];
+  #isReplacing = false;
 
   constructor(world: World, isSwitching: () => boolean) {
     this.#world = world;
@@ -72,6 +74,40 @@ export class DecayEvents {
     const {bad, prng, config, trace, scheduler} = this.#world;
     bad.decay(prng, config.geometry.size);
     trace.add(scheduler.now, 'store: a spot goes bad');
+  }
+
+  /** The store is replaced, now and then; old or new, what was written stays. */
+  replace(): void {
+    const world = this.#world;
+    if (this.#isReplacing || !world.volume || !world.prng.chance(1, 3)) return;
+    this.#isReplacing = true;
+    const {life, trace, scheduler} = world;
+    trace.add(scheduler.now, 'the store is to be replaced');
+    void world
+      .replaceStore()
+      .then(
+        () => trace.add(scheduler.now, 'the store was replaced'),
+        (error: unknown) => {
+          trace.add(scheduler.now, 'the store was not replaced', messageOf(error));
+          if (life.isAlive && !this.#mayRefuse(error)) this.failure ??= error;
+        },
+      )
+      .finally(() => {
+        if (life.isAlive) this.#isReplacing = false;
+      });
+  }
+
+  /** A new daemon. */
+  reopened(): void {
+    this.#isReplacing = false;
+  }
+
+  #mayRefuse(error: unknown): boolean {
+    const {volume, bad, faults} = this.#world;
+    if (faults > 0 || !volume) return true;
+    if (error instanceof LostPlacesError) return bad.count > 0;
+    const code = error instanceof BlockError ? error.code : undefined;
+    return code === 'ETIMEDOUT' || code === 'ESHUTDOWN';
   }
 
   /** Whether an answer is the error of a place that was listed as lost. */

@@ -201,6 +201,7 @@ class Simulation {
     else if (action === 'crash') this.#planCrash();
     else if (action === 'backup') this.backup.disturb();
     else if (action === 'decay') this.decay.decay();
+    else if (action === 'replace') this.decay.replace();
     else if (this.guest.inFlight.size < config.guest.inFlightMax)
       this.guest.send(volume, life, action);
   }
@@ -322,6 +323,7 @@ class Simulation {
       this.#mode = 'read-write';
     }
     this.backup.reopened();
+    this.decay.reopened();
     // A crash in the middle of a recovery is a crash like any other.
     if (prng.chance(1, 6)) this.#eventsToCrash = prng.between(1, 12);
     const volume = await world.open();
