@@ -82,6 +82,7 @@ export class Resyncer {
   async bring(block: number): Promise<void> {
     const {target} = this.#through;
     if (!target || !(await this.#prepare(block))) return;
+    await this.#through.declareInconsistent();
     await this.#send(target, block, block + 1);
   }
 

@@ -305,10 +305,7 @@ export class Volume implements BlockDevice {
       },
     });
     const running = this.#replacing.then(() => replacement.run());
-    this.#replacing = running.then(
-      () => this.#changed(),
-      () => undefined,
-    );
+    this.#replacing = running.then(() => this.#changed()).catch(() => undefined);
     return running;
   }
 
