@@ -2,6 +2,7 @@
  * Attaching a volume again from its state: after a detach, a reboot, a daemon that was killed.
  * Nothing is written before source, store and state have shown that they belong together.
  */
+import {join} from 'node:path';
 import {messageOf, UserError} from '../base/errors.js';
 import {FileStorage} from '../storage/file-storage.js';
 import type {StateDirectory} from '../storage/state-directory.js';
@@ -13,6 +14,7 @@ import {prepareKnownBackup, settleBackup} from './prepare-backup.js';
 import {openKnownSource} from './prepare-source.js';
 import {isItsStore, reopenStore, type PreparedStore} from './prepare-store.js';
 import type {AssembledVolume, StartContext} from './start-context.js';
+import {generationOf, isMapName, mapName} from './store-generation.js';
 import {recordSaver} from './record-saver.js';
 import type {StartRequest} from './start-protocol.js';
 import {Untouched} from './untouched.js';
@@ -31,7 +33,13 @@ export async function resumeVolume(
   const record = await changedRecord(request, known);
   refuseUnproved(doing, record, known);
   const {source: text, options} = record;
-  const mapFile = await openMapFile(doing, paths, context);
+  await removeOtherMaps(directory, known);
+  const mapFile = await openMapFile(
+    doing,
+    join(paths.state, mapName(generationOf(known))),
+    paths,
+    context,
+  );
   const untouched = new Untouched();
   if (record.protection !== null) await untouched.peek(mapFile, record, context.environment);
   const isUntouched = (offset: number): boolean => untouched.has(offset);
@@ -94,13 +102,21 @@ function refuseUnproved(doing: string, record: VolumeRecord, known: VolumeRecord
   );
 }
 
+/** A daemon that ended while it replaced the store left a map that does not count. */
+async function removeOtherMaps(directory: StateDirectory, known: VolumeRecord): Promise<void> {
+  const its = mapName(generationOf(known));
+  for (const name of await directory.list())
+    if (isMapName(name) && name !== its) await directory.remove(name);
+}
+
 async function openMapFile(
   doing: string,
+  path: string,
   paths: VolumePaths,
   {undo}: StartContext,
 ): Promise<FileStorage> {
   try {
-    const mapFile = await FileStorage.open(paths.mapFile);
+    const mapFile = await FileStorage.open(path);
     undo.add('close the map file', () => mapFile.close());
     await mapFile.reload();
     return mapFile;

@@ -91,6 +91,7 @@ export class Replacement {
   readonly #isWithSource: boolean;
   /** What does not count and is closed at the end. */
   #leftOver: Storage[];
+  #isRunning = false;
   #copiedBytes = 0;
   #totalBlocks = 0;
 
@@ -107,6 +108,7 @@ export class Replacement {
   async run(): Promise<ReplacementReport> {
     const {geometry, locks, store} = this.#core;
     const {size} = geometry;
+    this.#isRunning = true;
     try {
       this.#checkSize();
       this.#assertGoing();
@@ -130,6 +132,7 @@ export class Replacement {
       return {copiedBytes, totalBytes, absentAgain, lost: this.#places()};
     } finally {
       store.onChange = undefined;
+      this.#isRunning = false;
       await Promise.allSettled(this.#leftOver.map((storage) => storage.close()));
     }
   }
@@ -231,13 +234,19 @@ export class Replacement {
       .map((run) => ({start: base + run.start * SECTOR, end: base + run.end * SECTOR}));
   }
 
+  /** How far it is; undefined before and after. */
+  get progress(): ReplacementProgress | undefined {
+    return this.#isRunning ? this.#progress() : undefined;
+  }
+
   #progress(): ReplacementProgress {
     const totalBytes = this.#totalBlocks * this.#core.geometry.blockSize;
     return {copiedBytes: this.#copiedBytes, totalBytes: Math.max(totalBytes, this.#copiedBytes)};
   }
 
   #places(): {offset: number; length: number}[] {
-    const blocks = [...this.#lost].filter(([block]) => this.#mustCopy(block));
+    const isIn = (block: number): boolean => this.#mustCopy(block) && !this.#stale.has(block);
+    const blocks = [...this.#lost].filter(([block]) => isIn(block));
     return blocks.flatMap(([, spans]) =>
       spans.map(({start, end}) => ({offset: start, length: end - start})),
     );

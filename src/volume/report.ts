@@ -3,6 +3,7 @@
  */
 import type {BlockState} from '../map/block-state.js';
 import type {ProtectionReport} from './protection.js';
+import type {ReplacementProgress} from './replacement.js';
 
 /** One-way: a volume never gets a better mode back while it is attached. */
 export type VolumeMode = 'read-write' | 'read-only' | 'failed';
@@ -66,6 +67,8 @@ export interface VolumeReport {
   /** Partial writes that wait for room in the mask table. */
   waitingForMasks: number;
   protection: ProtectionReport;
+  /** While the store is being replaced. */
+  replacement: ReplacementProgress | undefined;
   /** Where the store failed, the oldest first; the last 64. */
   storeErrors: StoreErrorReport[];
 }

@@ -73,6 +73,7 @@ export class Volume implements BlockDevice {
   readonly #gate: RequestGate;
   /** One replacement of the store at a time. */
   #replacing: Promise<unknown> = Promise.resolve();
+  #replacement: Replacement | undefined;
   readonly #periodic: Promise<void>;
 
   private constructor(core: VolumeCore, mapStorage: Storage) {
@@ -174,7 +175,6 @@ export class Volume implements BlockDevice {
       state.goLive(mapFile.generation);
     }
     const volume = new Volume(core, mapStorage);
-    // What the last daemon left uncommitted, and its marks, need not stay so for long.
     if (isAdopted && core.mode === 'read-write') volume.#committer.checkpointSoon();
     return volume;
   }
@@ -304,6 +304,7 @@ export class Volume implements BlockDevice {
         return before;
       },
     });
+    this.#replacement = replacement;
     const running = this.#replacing.then(() => replacement.run());
     this.#replacing = running.then(() => this.#changed()).catch(() => undefined);
     return running;
@@ -331,6 +332,7 @@ export class Volume implements BlockDevice {
       lastCommitAt: this.#committer.lastCommitAt,
       waitingForMasks: masks.waiters,
       protection: this.protection(),
+      replacement: this.#replacement?.progress,
       storeErrors: this.#core.storeErrors.list(),
     };
   }

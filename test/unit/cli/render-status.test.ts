@@ -98,6 +98,7 @@ function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
     lastCommitAt: NOW,
     waitingForMasks: 0,
     storeErrors: [],
+    replacement: undefined,
     protection: {
       mode: 'off',
       state: 'off',
