@@ -1,6 +1,8 @@
 /** DC12 on real devices: stores that are replaced under a mounted file system, or go bad. */
+import {spawn} from 'node:child_process';
 import {createHash, randomBytes} from 'node:crypto';
 import {mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
+import {createInterface} from 'node:readline';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {attachTest} from '../support/attach-test.js';
 
@@ -113,5 +115,52 @@ attachTest('a new store is looked at as a first one is', async (t, lab) => {
   lab.mount(mounted, 'used');
   t.regex(await refusal(mounted, '--overwrite-store'), /mounted/);
   t.is((await lab.status(t, 'vol0')).store.path, lab.path('store'));
+  await lab.ok(t, 'detach', 'vol0');
+});
+
+attachTest('a disk that cannot read any more is replaced and nothing is lost', async (t, lab) => {
+  const image = ext4(lab, 48);
+  const uri = await lab.serveWritable('file', image);
+  mkdirSync(lab.path('disk'));
+  const script = new URL('bad-disk-child.js', import.meta.url).pathname;
+  const child = spawn(process.execPath, [script, lab.path('disk')], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  t.teardown(() => child.kill('SIGKILL'));
+  const lines = createInterface({input: child.stdout})[Symbol.asyncIterator]();
+  const disk = String((await lines.next()).value);
+  const attach = ['attach', uri, 'vol0', '--store', disk, '--write-through', 'sync'];
+  const device = await lab.ok(t, ...attach);
+  const folder = lab.mount(device, 'mnt');
+  const load = writer(folder);
+  await sleep(2000);
+  const hashes = await load.stop();
+  await lab.run('sync', ['-f', folder]);
+  await lab.ok(t, 'wait', 'vol0', '--in-sync');
+  child.stdin.write('1\n');
+  await lines.next();
+  // What page caches hold would be read from them.
+  await lab.run('umount', [folder]);
+  await lab.run('blockdev', ['--flushbufs', disk]);
+  await lab.run('blockdev', ['--flushbufs', device]);
+  writeFileSync('/proc/sys/vm/drop_caches', '3');
+  t.is((await lab.run('mount', [device, folder])).exitCode, 0);
+  const readAll = async (): Promise<void> => {
+    for (const [name, hash] of hashes) {
+      const {stdout} = await lab.run('sha256sum', [`${folder}/${name}`]);
+      t.is(stdout.slice(0, 64), hash, name);
+    }
+  };
+  await readAll();
+  const status = await lab.status(t, 'vol0');
+  t.true(status.storeErrors.length > 0);
+  t.true(status.storeErrors.every(({done}) => done === 'put back' || done === 'fetched anew'));
+  t.log(status.storeErrors.length, 'places', status.counters.storeErrors, 'errors');
+  await lab.ok(t, 'replace-store', 'vol0', '--store', lab.path('healthy'));
+  child.stdin.write('\n');
+  t.not((await lines.next()).value, '0 faults');
+  await readAll();
+  await lab.run('umount', [folder]);
+  t.is((await lab.run('e2fsck', ['-fn', device])).exitCode, 0);
   await lab.ok(t, 'detach', 'vol0');
 });
