@@ -71,7 +71,6 @@ export class Volume implements BlockDevice {
   readonly #through: WriteThrough;
   readonly #resyncer: Resyncer;
   readonly #gate: RequestGate;
-  /** One replacement of the store at a time. */
   #replacing: Promise<unknown> = Promise.resolve();
   #replacement: Replacement | undefined;
   readonly #periodic: Promise<void>;
@@ -310,7 +309,6 @@ export class Volume implements BlockDevice {
     return running;
   }
 
-  /** The state of the block that holds a byte. */
   async stateAt(offset: number): Promise<BlockState> {
     const block = this.#core.geometry.blockOf(offset);
     await this.#core.ensureLoaded(block, block + 1);
@@ -375,7 +373,7 @@ export class Volume implements BlockDevice {
     this.#core.degrade('failed', reason);
   }
 
-  /** For the laboratory: the daemon dies here. Nothing is written or decided any more. */
+  /** For the laboratory: the daemon dies here. */
   abandon(): void {
     this.#gate.shut();
     this.#core.isAbandoned = true;

@@ -1,6 +1,6 @@
 /**
- * Helper of replace-store.kernel.test.ts: a disk of 64 MiB, whose reads fail as standard input says:
- * a line with a probability for each order, an empty one ends it. Prints the device.
+ * Helper of replace-store.kernel.test.ts: a disk whose reads fail as standard input says. A line
+ * is the probability from then on, an empty one ends it. Prints the device first.
  */
 import {createInterface} from 'node:readline';
 
