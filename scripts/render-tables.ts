@@ -25,6 +25,7 @@ const STATE_COLUMNS: readonly [string, Cell][] = [
   ['discard, zeroes', (row) => row.zeroing],
   ['fetch arriving', (row) => row.fetched ?? 'dropped'],
   ['zeroes settled', (row) => row.settled ?? '–'],
+  ['unreadable', (row) => row.lost ?? '–'],
   ['local', (row) => (row.isLocal ? 'yes' : 'no')],
   ['intent mark before a write', (row) => row.writeNeedsIntent],
 ];

@@ -30,6 +30,14 @@ export const SEEDED_BUGS = {
     'A daemon that takes over reads the map file and leaves the memory of the one before alone (breaks I3).',
   'taken-changes-forgotten':
     'What a commit took and had not made durable when its daemon died is not committed again (breaks I3).',
+  'refetch-from-source-after-overwrite':
+    'An unreadable overwritten block is taken from the source, which never had it (breaks I1).',
+  'put-back-though-behind':
+    'An unreadable block is put back from a backup that does not have its last write (breaks I8).',
+  'replace-forgets-backlog':
+    'A replaced store gets none of the blocks that the backup lacks (breaks I3).',
+  'fetch-survives-replacement':
+    'A fetch begun before the store was replaced is installed in the new one (breaks I4).',
 } as const;
 
 export type SeededBug = keyof typeof SEEDED_BUGS;

@@ -30,10 +30,20 @@ export interface WriteThroughCall {
   rate: number | null | undefined;
 }
 
+export interface ReplaceStoreCall {
+  command: 'replace-store';
+  name: string;
+  store: string;
+  overwriteStore: boolean;
+  force: boolean;
+  json: boolean;
+}
+
 export type Call =
   | AttachCall
   | HydrateCall
   | WriteThroughCall
+  | ReplaceStoreCall
   | {command: 'list'; json: boolean}
   | {command: 'status'; name: string | undefined; json: boolean; watch: boolean}
   | {command: 'wait'; name: string; until: 'hydrated' | 'in sync'}

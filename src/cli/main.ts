@@ -35,6 +35,8 @@ async function run(call: Call, spare: DaemonProcess | undefined): Promise<number
       return (await import('./wait.js')).wait(call);
     case 'verify':
       return (await import('./verify.js')).verify(call);
+    case 'replace-store':
+      return (await import('./replace-store.js')).replaceStore(call);
     case 'restart':
       return (await import('./restart.js')).restart(call);
     case 'detach':

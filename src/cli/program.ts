@@ -2,6 +2,7 @@
  * The command line's grammar: turns arguments into a {@link Call}, or throws a usage error. Knows
  * nothing of what the commands do, so that starting one loads nothing of the others.
  */
+import {resolve} from 'node:path';
 import {Command} from 'commander';
 import {UserError} from '../base/errors.js';
 import type {GivenOptions} from '../control/attach-options.js';
@@ -99,6 +100,34 @@ function addReports(program: Command, take: (call: Call) => void): void {
     .action((flags: {json?: boolean}) => take({command: 'doctor', json: flags.json ?? false}));
 }
 
+function addReplaceStore(program: Command, take: (call: Call) => void): void {
+  program
+    .command('replace-store')
+    .description('another store for a volume that is in use: a larger one, or before one dies')
+    .argument('<name>')
+    .requiredOption('--store <path>', 'the new store: a file, made if need be, or a disk')
+    .option('--overwrite-store', 'take a store that holds data; what it holds is lost')
+    .option('--force', 'even where blocks can be read nowhere any more: they become zeroes')
+    .option('--json', 'one object')
+    .action((name: string, flags: ReplaceStoreFlags) => {
+      take({
+        command: 'replace-store',
+        name,
+        store: resolve(flags.store),
+        overwriteStore: flags.overwriteStore ?? false,
+        force: flags.force ?? false,
+        json: flags.json ?? false,
+      });
+    });
+}
+
+interface ReplaceStoreFlags {
+  store: string;
+  overwriteStore?: boolean;
+  force?: boolean;
+  json?: boolean;
+}
+
 function addOrders(program: Command, take: (call: Call) => void): void {
   program
     .command('hydrate')
@@ -141,6 +170,7 @@ function addOrders(program: Command, take: (call: Call) => void): void {
     .action((name: string, flags: {json?: boolean}) => {
       take({command: 'verify', name, json: flags.json ?? false});
     });
+  addReplaceStore(program, take);
   program
     .command('restart')
     .description('replace the daemon under the running device, after an upgrade say')

@@ -134,6 +134,17 @@ export function renderStatus(status: VolumeStatus, now: number, look: Look): str
     const count = status.waitingForMasks;
     lines.push(`${label('waiting')}${count} writes wait for room in the mask table`);
   }
+  if (status.replacement) {
+    const {copiedBytes, totalBytes} = status.replacement;
+    const done = `${formatSize(copiedBytes)} of ${formatSize(totalBytes)} copied`;
+    lines.push(`${label('replaced')}by another store: ${done}`);
+  }
+  for (const {offset, length, at, count, done} of status.storeErrors.slice(-5)) {
+    const ago = formatDuration(now - at);
+    const times = count > 1 ? `, ${count} times` : '';
+    const place = `${formatSize(length)} at ${offset}`;
+    lines.push(look.alarm(`  store      ${ago} ago${times}: ${place} failed: ${done}`));
+  }
   for (const {at, message, count} of status.errors.slice(-5)) {
     const ago = formatDuration(now - at);
     const times = count > 1 ? `, ${count} times` : '';

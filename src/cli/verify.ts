@@ -10,9 +10,15 @@ export async function verify({name, json}: {name: string; json: boolean}): Promi
       line.show(`${name}: ${formatSize(checkedBytes)} of ${formatSize(totalBytes)} compared`);
     }),
   ).finally(() => line.end());
-  const {checkedBytes, differingBlocks, differingOffsets} = result;
+  const {checkedBytes, differingBlocks, differingOffsets, unreadableBlocks} = result;
   if (json) printJson(result);
   else for (const offset of differingOffsets) print(String(offset));
+  if (unreadableBlocks > 0) {
+    say(
+      `${name}: ${unreadableBlocks} blocks could not be read from the store and come from the ` +
+        'source again; look after the disk (`regrow replace-store`)',
+    );
+  }
   if (differingBlocks === 0) {
     say(`${name}: ${formatSize(checkedBytes)} compared, all equal to the source`);
     return 0;

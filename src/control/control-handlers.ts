@@ -3,11 +3,18 @@
  */
 import {UserError} from '../base/errors.js';
 import type {WriteThroughMode} from '../volume/protection.js';
+import type {StoreIdentity} from '../storage/identity.js';
 import type {HydrationMode} from '../volume/report.js';
 import type {Volume} from '../volume/volume.js';
 import {OPTION_TABLE, type GivenOptions} from './attach-options.js';
 import type {Handlers} from './control-server.js';
-import type {AttachParams, HydrateParams, WriteThroughParams} from './protocol.js';
+import type {
+  AttachParams,
+  HydrateParams,
+  ReplaceStoreParams,
+  WriteThroughParams,
+} from './protocol.js';
+import type {StoreReplacer} from './replace-store.js';
 import type {RunningVolume} from './running-volume.js';
 
 const HYDRATION_MODES: readonly HydrationMode[] = ['off', 'background', 'full'];
@@ -21,6 +28,7 @@ export interface HandlerParts {
   name: string;
   volume: Volume;
   running: RunningVolume;
+  replacer: StoreReplacer;
   now: () => number;
   /** Called when a detach has taken the device away, before it is answered. */
   onGone: () => Promise<void>;
@@ -31,7 +39,8 @@ function killItself(): void {
   process.kill(process.pid, 'SIGKILL');
 }
 
-export function controlHandlers({name, volume, running, now, onGone}: HandlerParts): Handlers {
+export function controlHandlers(parts: HandlerParts): Handlers {
+  const {name, volume, running, replacer, now, onGone} = parts;
   return {
     ping: () => ({name, pid: process.pid}),
     status: () => running.status(),
@@ -54,6 +63,14 @@ export function controlHandlers({name, volume, running, now, onGone}: HandlerPar
           lastAt = now();
           progress({checkedBytes, totalBytes});
         },
+      });
+    },
+    'replace-store': (params, {progress}) => {
+      let lastAt = -Infinity;
+      return replacer.replace(replaceStoreParams(params), (report) => {
+        if (now() - lastAt < PROGRESS_MS) return;
+        lastAt = now();
+        progress(report);
       });
     },
     restart: async () => {
@@ -105,6 +122,14 @@ export function writeThroughParams(params: unknown): WriteThroughParams {
   if (rate === undefined) return {mode: known};
   if (!isRate(rate)) throw wrong('write-through takes rate: bytes a second above 0, or null');
   return {mode: known, rate};
+}
+
+export function replaceStoreParams(params: unknown): ReplaceStoreParams {
+  const {path, via, identity, isForced} = asObject(params);
+  if (typeof path !== 'string' || typeof via !== 'string' || !/^\/proc\/\d+\/fd\/\d+$/.test(via))
+    throw wrong('replace-store takes a path and a descriptor of it');
+  if (typeof isForced !== 'boolean') throw wrong('replace-store takes isForced: true or false');
+  return {path, via, identity: asObject(identity) as unknown as StoreIdentity, isForced};
 }
 
 export function attachParams(params: unknown): AttachParams {

@@ -21,8 +21,10 @@ import {controlHandlers} from './control-handlers.js';
 import {ControlServer} from './control-server.js';
 import {volumePaths, type VolumePaths} from './paths.js';
 import {RecentErrors} from './recent-errors.js';
+import {StoreReplacer} from './replace-store.js';
 import {StartLink} from './start-link.js';
 import {startVolume, type StartedVolume} from './start-volume.js';
+import {generationOf} from './store-generation.js';
 import {Succession} from './succession.js';
 import {Supervisor, type Death} from './supervisor.js';
 import {systemClock, systemEnvironment} from './system-environment.js';
@@ -66,6 +68,9 @@ interface Service {
 
 /** Serves the control socket from the moment it listens until the end. */
 function serve({running, volume, directory}: StartedVolume): Service {
+  const {record} = running;
+  const save = (): Promise<void> => running.save();
+  const replacer = new StoreReplacer({record, directory, volume, save, succession});
   // The socket goes first: whoever finds none may attach at once, and needs the lock for that.
   const release = async (): Promise<void> => {
     server.stopListening();
@@ -83,6 +88,7 @@ function serve({running, volume, directory}: StartedVolume): Service {
       name: running.name,
       volume,
       running,
+      replacer,
       now: () => environment.clock.now(),
       onGone: async () => {
         await release();
@@ -125,6 +131,7 @@ function arrange(started: StartedVolume, paths: VolumePaths, server: ControlServ
   const {startedAt, isResumed} = running;
   succession.arrange({
     ...{device, directory},
+    generation: generationOf(running.record),
     storeFd: store.fd,
     mapFd: mapFile.fd,
     sourceFd: source.fileFd,

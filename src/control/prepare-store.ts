@@ -39,7 +39,13 @@ export interface NewStoreRequest {
   /** What the source was given as; a path may turn out to be the same file. */
   sourceText: string;
   overwrite: boolean;
-  context: StartContext;
+  context: NewStoreContext;
+}
+
+/** What making a store needs of whoever asks for it. */
+export interface NewStoreContext {
+  undo: StartContext['undo'];
+  link: Pick<StartContext['link'], 'note'>;
 }
 
 /** The store of a first attach; a file is made, or grown to the volume's size. */

@@ -14,6 +14,8 @@
 import type {WriteThroughMode} from '../volume/protection.js';
 import type {HydrationMode} from '../volume/report.js';
 import type {VerifyReport} from '../volume/verify.js';
+import type {StoreIdentity} from '../storage/identity.js';
+import type {ReplacementProgress, ReplacementReport} from '../volume/replacement.js';
 import type {GivenOptions} from './attach-options.js';
 import type {ReadyReport} from './start-protocol.js';
 import type {VolumeStatus} from './status.js';
@@ -29,6 +31,7 @@ export const METHODS = [
   'write-through',
   'wait',
   'verify',
+  'replace-store',
   'restart',
   'detach',
 ] as const;
@@ -53,6 +56,15 @@ export interface AttachParams {
   given: GivenOptions;
 }
 
+export interface ReplaceStoreParams {
+  path: string;
+  /** Where the daemon opens it: a descriptor of the command line, below /proc. */
+  via: string;
+  identity: StoreIdentity;
+  /** Goes on where what nobody can read becomes zeroes. */
+  isForced: boolean;
+}
+
 export interface DetachParams {
   /** Detach although the device is in use: its users get I/O errors. */
   force?: boolean;
@@ -67,6 +79,11 @@ export interface MethodTypes {
   'write-through': {params: WriteThroughParams; progress: never; result: VolumeStatus};
   wait: {params: {until: 'hydrated' | 'in sync'}; progress: VolumeStatus; result: VolumeStatus};
   verify: {params: undefined; progress: VerifyProgress; result: VerifyReport};
+  'replace-store': {
+    params: ReplaceStoreParams;
+    progress: ReplacementProgress;
+    result: ReplacementReport;
+  };
   restart: {params: undefined; progress: never; result: RestartResult};
   detach: {params: DetachParams; progress: never; result: DetachResult};
 }

@@ -2,9 +2,11 @@
  * Attaching a volume again from its state: after a detach, a reboot, a daemon that was killed.
  * Nothing is written before source, store and state have shown that they belong together.
  */
+import {join} from 'node:path';
 import {messageOf, UserError} from '../base/errors.js';
 import {FileStorage} from '../storage/file-storage.js';
 import type {StateDirectory} from '../storage/state-directory.js';
+import {isMediumError} from '../volume/mender.js';
 import {DamagedStateError, Volume, type VolumeParts} from '../volume/volume.js';
 import {changedOptions, type Values} from './attach-options.js';
 import type {VolumePaths} from './paths.js';
@@ -12,6 +14,7 @@ import {prepareKnownBackup, settleBackup} from './prepare-backup.js';
 import {openKnownSource} from './prepare-source.js';
 import {isItsStore, reopenStore, type PreparedStore} from './prepare-store.js';
 import type {AssembledVolume, StartContext} from './start-context.js';
+import {generationOf, isMapName, mapName} from './store-generation.js';
 import {recordSaver} from './record-saver.js';
 import type {StartRequest} from './start-protocol.js';
 import {Untouched} from './untouched.js';
@@ -30,7 +33,13 @@ export async function resumeVolume(
   const record = await changedRecord(request, known);
   refuseUnproved(doing, record, known);
   const {source: text, options} = record;
-  const mapFile = await openMapFile(doing, paths, context);
+  await removeOtherMaps(directory, known);
+  const mapFile = await openMapFile(
+    doing,
+    join(paths.state, mapName(generationOf(known))),
+    paths,
+    context,
+  );
   const untouched = new Untouched();
   if (record.protection !== null) await untouched.peek(mapFile, record, context.environment);
   const isUntouched = (offset: number): boolean => untouched.has(offset);
@@ -93,13 +102,21 @@ function refuseUnproved(doing: string, record: VolumeRecord, known: VolumeRecord
   );
 }
 
+/** A daemon that ended while it replaced the store left a map that does not count. */
+async function removeOtherMaps(directory: StateDirectory, known: VolumeRecord): Promise<void> {
+  const its = mapName(generationOf(known));
+  for (const name of await directory.list())
+    if (isMapName(name) && name !== its) await directory.remove(name);
+}
+
 async function openMapFile(
   doing: string,
+  path: string,
   paths: VolumePaths,
   {undo}: StartContext,
 ): Promise<FileStorage> {
   try {
-    const mapFile = await FileStorage.open(paths.mapFile);
+    const mapFile = await FileStorage.open(path);
     undo.add('close the map file', () => mapFile.close());
     await mapFile.reload();
     return mapFile;
@@ -156,6 +173,22 @@ async function resumeWriteThrough(
   await save();
 }
 
+/** A witness in a sector that went bad says nothing; the volume mends it once it is read. */
+async function findReadableMismatch(
+  storage: FileStorage,
+  copied: readonly Witness[],
+): Promise<Witness | undefined> {
+  for (const witness of copied) {
+    try {
+      const mismatch = await findMismatch(storage, [witness]);
+      if (mismatch !== undefined) return mismatch;
+    } catch (error) {
+      if (!isMediumError(error)) throw error;
+    }
+  }
+  return undefined;
+}
+
 /** What was copied must still be in the store. */
 async function compareStore(
   doing: string,
@@ -167,7 +200,7 @@ async function compareStore(
   for (const witness of record.witnesses) {
     if ((await volume.stateAt(witness.offset)) === 'copied') copied.push(witness);
   }
-  const mismatch = await findMismatch(storage, copied);
+  const mismatch = await findReadableMismatch(storage, copied);
   if (mismatch === undefined) return;
   throw new UserError(
     `cannot ${doing}: the store ${path} no longer holds at byte ${mismatch.offset} what was ` +

@@ -9,11 +9,14 @@ import type {SharedMemory} from '../native/memory.js';
 import type {StateDirectory} from '../storage/state-directory.js';
 import {type Handover, type TakeOvers, writeHandover} from './handover.js';
 import type {TakeOverStatus} from './status.js';
+import {type Generation, heldNames} from './store-generation.js';
 import type {Supervisor} from './supervisor.js';
 
 export interface Estate {
   device: AttachedDevice;
   directory: StateDirectory;
+  /** Of the store (store-generation.ts). */
+  generation: Generation;
   storeFd: number;
   mapFd: number;
   /** Of a source that is a file. */
@@ -61,8 +64,7 @@ export class Succession {
     supervisor.hold('memory', this.#memory.fd);
     supervisor.hold('directory', fd);
     supervisor.hold('lock', lockFd);
-    supervisor.hold('store', estate.storeFd);
-    supervisor.hold('map', estate.mapFd);
+    this.#hold(supervisor, estate.generation, estate.storeFd, estate.mapFd);
     supervisor.hold('control', estate.controlFd);
     if (estate.sourceFd !== undefined) supervisor.hold('source', estate.sourceFd);
     supervisor.onGone(() => {
@@ -70,6 +72,26 @@ export class Succession {
       this.#log('error', 'the supervisor is gone: a death of this daemon will end the device');
     });
     supervisor.ready(handover.paths.name);
+  }
+
+  /** A store that may come to count: which one does, the record says. */
+  holdStore(generation: Generation, storeFd: number, mapFd: number): void {
+    if (this.#supervisor && this.isArranged)
+      this.#hold(this.#supervisor, generation, storeFd, mapFd);
+  }
+
+  /** A store that does not count any more. */
+  dropStore(generation: Generation): void {
+    if (!this.#supervisor || !this.isArranged) return;
+    const {store, map} = heldNames(generation);
+    this.#supervisor.drop(store);
+    this.#supervisor.drop(map);
+  }
+
+  #hold(supervisor: Supervisor, generation: Generation, storeFd: number, mapFd: number): void {
+    const {store, map} = heldNames(generation);
+    supervisor.hold(store, storeFd);
+    supervisor.hold(map, mapFd);
   }
 
   /** The device has gone: nobody is to take over. Resolves when nothing is held any more. */

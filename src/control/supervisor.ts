@@ -70,6 +70,11 @@ export class Supervisor {
     this.#send(`hold ${name}`, fd);
   }
 
+  /** It lets go of one. */
+  drop(name: string): void {
+    this.#send(`drop ${name}`);
+  }
+
   /** From now on it starts another daemon when this one dies. */
   ready(volume: string): void {
     this.#send(`ready ${volume}`);

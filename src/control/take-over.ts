@@ -12,6 +12,7 @@
  * for the few pages of record and map that are read; the store is not looked at. Witnesses are
  * compared when the source answers, as at each reconnect.
  */
+import {generationOf, heldNames} from './store-generation.js';
 import {assert} from '../base/assert.js';
 import {adoptDevice} from '../device/attach-device.js';
 import type {SharedMemory} from '../native/memory.js';
@@ -59,14 +60,15 @@ export async function takeOver(
   environment.log('warning', 'the last daemon died; this one takes over', {of, attempt});
   const record = await readRecord(`take over ${paths.name}`, paths, directory);
   assert(record !== undefined, 'an attached volume has a record');
+  const names = heldNames(generationOf(record));
   let opened: Volume | undefined;
   // Until the volume is open nobody knows which witnesses writes went through to.
   const isUntouched = (offset: number): boolean =>
     opened === undefined ? record.protection === null : opened.isUntouched(offset);
   const [source, store, mapFile] = await Promise.all([
     openSourceAgain(record, environment, supervisor.inherited.get('source'), isUntouched),
-    FileStorage.adopt(held('store'), record.store.path),
-    FileStorage.adopt(held('map'), paths.mapFile),
+    FileStorage.adopt(held(names.store), record.store.path),
+    FileStorage.adopt(held(names.map), paths.mapFile),
   ]);
   const {options: attachOptions, source: sourceText} = record;
   const backup = prepareKnownBackup({options: attachOptions, sourceText, context}, record);

@@ -34,6 +34,8 @@ export interface VolumeRecord {
   sourceSize: number;
   size: number;
   store: {path: string; identity: StoreIdentity};
+  /** Rises when the store is replaced, and names its map file; missing: 1. */
+  generation?: number;
   options: AttachOptions;
   witnesses: Witness[];
   /**
@@ -62,6 +64,8 @@ export function recordProblem(value: unknown): string | undefined {
   if (!isObject(store) || typeof store['path'] !== 'string' || !isObject(store['identity'])) {
     return 'store is not described';
   }
+  const {generation = 1} = value;
+  if (!Number.isSafeInteger(generation) || Number(generation) < 1) return 'generation is no number';
   if (!isObject(options)) return 'options is no object';
   const blockSize = Number(options['blockSize']);
   const problem = geometryProblem({size, blockSize});

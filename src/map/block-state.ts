@@ -12,8 +12,10 @@
  *   zeroed       zeroes, whatever the store or source hold; the source is stale for ever
  *
  * I1: overwritten and zeroed never turn back to absent or copied. I4: a fetch changes absent blocks
- * and the unmasked sectors of partial ones, nothing else. `settled` is regrow's own event: the
- * zeroes of a zeroed block have been put into the store, so that the store alone is the volume.
+ * and the unmasked sectors of partial ones, nothing else. Two events are regrow's own: `settled`,
+ * the zeroes of a zeroed block have been put into the store, so that the store alone is the volume;
+ * and `lost`, the store cannot read a copied block any more, which the source still has. No other
+ * way leads back, and only isLoss() knows it.
  */
 
 export const BLOCK_STATES = ['absent', 'partial', 'copied', 'overwritten', 'zeroed'] as const;
@@ -48,13 +50,19 @@ export interface StateRow {
    * happen.
    */
   readonly settled: BlockState | undefined;
+  /**
+   * The state once the store has failed to read the block; undefined: it stays, since the source
+   * does not have what is lost.
+   */
+  readonly lost: BlockState | undefined;
   /** Whether the store alone gives the block's bytes (what `hydrated` asks of every block). */
   readonly isLocal: boolean;
   /**
    * Whether a write in this state needs a durable intent mark for its region first (I11): wherever
-   * the map on disk may still say *copied*. A zeroed block may have been copied at the last commit.
+   * the map on disk may still say *copied*. A zeroed block may have been copied at the last commit,
+   * an absent one where it was lost since.
    */
-  readonly writeNeedsIntent: 'no' | 'yes' | 'until committed';
+  readonly writeNeedsIntent: 'no' | 'yes' | 'until committed' | 'until its loss is committed';
 }
 
 export const STATE_TABLE = {
@@ -67,8 +75,9 @@ export const STATE_TABLE = {
     zeroing: 'zeroed',
     fetched: 'copied',
     settled: undefined,
+    lost: undefined,
     isLocal: false,
-    writeNeedsIntent: 'no',
+    writeNeedsIntent: 'until its loss is committed',
   },
   partial: {
     code: PARTIAL,
@@ -79,6 +88,7 @@ export const STATE_TABLE = {
     zeroing: 'zeroed',
     fetched: 'overwritten',
     settled: undefined,
+    lost: undefined,
     isLocal: false,
     writeNeedsIntent: 'no',
   },
@@ -91,6 +101,7 @@ export const STATE_TABLE = {
     zeroing: 'zeroed',
     fetched: undefined,
     settled: undefined,
+    lost: 'absent',
     isLocal: true,
     writeNeedsIntent: 'yes',
   },
@@ -103,6 +114,7 @@ export const STATE_TABLE = {
     zeroing: 'zeroed',
     fetched: undefined,
     settled: undefined,
+    lost: undefined,
     isLocal: true,
     writeNeedsIntent: 'no',
   },
@@ -115,6 +127,7 @@ export const STATE_TABLE = {
     zeroing: 'zeroed',
     fetched: undefined,
     settled: 'overwritten',
+    lost: undefined,
     isLocal: false,
     writeNeedsIntent: 'until committed',
   },
@@ -136,6 +149,11 @@ const SUCCESSORS: readonly ReadonlySet<StateCode>[] = ROWS.map((row) => {
   const events = [row.wholeWrite, row.partWrite, row.zeroing, row.fetched, row.settled];
   return new Set(events.flatMap((next) => (next === undefined ? [] : [STATE_TABLE[next].code])));
 });
+
+/** Whether a block in this state may be given up as lost: it is absent then. */
+export function isLoss(state: StateCode): boolean {
+  return stateRow(state).lost === 'absent';
+}
 
 /** Whether the table knows a way from one state to the other; staying is always one. */
 export function isTransition(from: StateCode, to: StateCode): boolean {

@@ -59,6 +59,11 @@ export class CoreState {
     this.#bytes[LIVE_AT] = 1;
   }
 
+  /** The memory is about to belong to another map file: until goLive() nobody may adopt it. */
+  suspend(): void {
+    this.#bytes[LIVE_AT] = 0;
+  }
+
   /** After each checkpoint. */
   setGeneration(generation: number): void {
     this.#doubles[3] = generation;

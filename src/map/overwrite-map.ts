@@ -163,7 +163,7 @@ export class OverwriteMap {
     this.#change(start, end, state, true);
   }
 
-  /** As set(), without asking the table: what recovery reads from disk. */
+  /** As set(), without asking the table: recovery, and losses, which ask isLoss(). */
   restore(run: StateRun): void {
     this.#change(run.start, run.start + run.count, run.state, false);
   }

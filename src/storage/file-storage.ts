@@ -23,14 +23,16 @@ export interface FileStorageOptions {
   createSize?: number;
   /** With createSize: fails with EEXIST if the file exists. @default false */
   isNew?: boolean;
+  /** What messages call it. @default the path */
+  name?: string;
 }
 
 export class FileStorage implements Storage {
   readonly name: string;
   readonly #file: File;
 
-  private constructor(file: File) {
-    this.name = file.path;
+  private constructor(file: File, name = file.path) {
+    this.name = name;
     this.#file = file;
   }
 
@@ -45,7 +47,7 @@ export class FileStorage implements Storage {
         throw error;
       }
     }
-    return new FileStorage(file);
+    return new FileStorage(file, options.name);
   }
 
   /** Takes over a descriptor; `path` is for messages. */

@@ -80,6 +80,12 @@ export async function remove(path: string): Promise<void> {
   await rm(path, {recursive: true, force: true});
 }
 
+/** Keeps a file or device open for reading, so that others can open it by this descriptor. */
+export function holdOpen(path: string): {fd: number; close: () => void} {
+  const fd = openSync(path, 'r');
+  return {fd, close: () => closeSync(fd)};
+}
+
 /** Removes a file; fine where there is none. */
 export function removeNow(path: string): void {
   rmSync(path, {force: true});

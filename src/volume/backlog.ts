@@ -230,10 +230,10 @@ export class Backlog {
 
   /**
    * The backlog as the disk knows it, at opening, and the disk's view of it made the same for the
-   * checkpoint that opening ends with. After an unclean stop all of it is doubtful: the server may
-   * still work on what the last daemon sent.
+   * checkpoint that opening ends with. All of it is doubtful, after a clean stop too: the server
+   * may still work on what the last daemon sent on a connection that it lost before it ended.
    */
-  open(isClean: boolean, graceMs: number): void {
+  open(graceMs: number): void {
     const {behind, environment, geometry, map} = this.#core;
     for (const set of [behind, this.#lacking]) {
       for (const {start, count} of set.runs(0, geometry.blockCount)) {
@@ -245,8 +245,7 @@ export class Backlog {
     }
     for (const {start, count} of this.#lacking.runs(0, geometry.blockCount)) {
       behind.add(start, start + count);
-      if (!isClean && !environment.bugs.has('zombie-write'))
-        this.#doubtful.add(start, start + count);
+      if (!environment.bugs.has('zombie-write')) this.#doubtful.add(start, start + count);
     }
     this.#doubtUntil = environment.clock.now() + graceMs;
   }

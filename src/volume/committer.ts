@@ -37,6 +37,8 @@ export class Committer {
   #running: Promise<boolean> | undefined;
   #next: Promise<boolean> | undefined;
   #wantsCheckpoint = false;
+  /** The last commit has begun. */
+  #isFinished = false;
   /** Wall time in ms of the last commit that ended well. */
   lastCommitAt: number | undefined;
 
@@ -57,6 +59,31 @@ export class Committer {
         return this.#start();
       });
     return this.#next;
+  }
+
+  /**
+   * Runs a section between two commits, with every block locked: neither installs nor the resync
+   * are at work. Commits asked for meanwhile come after it.
+   */
+  async exclusively(section: (commit: () => Promise<unknown>) => Promise<void>): Promise<void> {
+    for (let last = this.#next ?? this.#running; last; last = this.#next ?? this.#running) {
+      await last.catch(() => undefined);
+    }
+    const {geometry, locks} = this.#core;
+    const locked = async (): Promise<boolean> => {
+      const hold = await locks.acquire(0, geometry.size);
+      try {
+        await section(() => this.#run({isCheckpoint: false, isFinal: false}));
+      } finally {
+        hold.release();
+      }
+      return true;
+    };
+    const running = locked().finally(() => {
+      this.#running = undefined;
+    });
+    this.#running = running;
+    await running;
   }
 
   /** Asks for a commit that nobody waits for. */
@@ -90,10 +117,13 @@ export class Committer {
     for (let last = this.#next ?? this.#running; last; last = this.#next ?? this.#running) {
       await last.catch(() => undefined);
     }
+    this.#isFinished = true;
     if (this.#core.mode === 'read-write') await this.#run({isCheckpoint: true, isFinal: true});
   }
 
+  /** A commit beside the last one could take what that one then fails to say (I8). */
   #start(): Promise<boolean> {
+    if (this.#isFinished) return Promise.resolve(false);
     const kind = {isCheckpoint: this.#wantsCheckpoint, isFinal: false};
     this.#wantsCheckpoint = false;
     this.#running = this.#run(kind).finally(() => {
@@ -117,6 +147,7 @@ export class Committer {
     }
     core.map.finishTaken();
     core.isCommitting = false;
+    core.losses.committed();
     core.through.backlog.committed();
     core.counters.commits++;
     this.lastCommitAt = core.environment.clock.wallTime();
@@ -152,6 +183,7 @@ export class Committer {
   #take(kind: CommitKind): Taken {
     const {environment, intents, map, mapFile, masks, tuning} = this.#core;
     this.#core.isCommitting = true;
+    this.#core.losses.taken();
     const runs = map.takeChanges();
     const changedMasks = masks.takeChanges();
     const clearCount = intents.takeClears(kind.isFinal);

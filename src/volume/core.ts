@@ -17,7 +17,7 @@ import {BlockError, messageOf} from '../base/errors.js';
 import {RangeLock} from '../base/range-lock.js';
 import {SECTOR} from '../base/units.js';
 import type {BlockSet} from '../map/block-set.js';
-import {stateRow} from '../map/block-state.js';
+import {ABSENT, isLoss, stateRow} from '../map/block-state.js';
 import type {CoreState} from '../map/core-state.js';
 import type {Geometry} from '../map/geometry.js';
 import type {IntentLog} from '../map/intent-log.js';
@@ -25,8 +25,10 @@ import type {MapFile} from '../map/map-file.js';
 import type {MaskTable} from '../map/mask-table.js';
 import type {OverwriteMap} from '../map/overwrite-map.js';
 import type {Source} from '../source/source.js';
-import type {Storage} from '../storage/storage.js';
+import {Losses} from './losses.js';
 import type {VolumeCounters, VolumeMode} from './report.js';
+import {StoreErrors} from './store-errors.js';
+import type {StoreSlot} from './store-slot.js';
 import type {VolumeTuning} from './tuning.js';
 import type {WriteThrough} from './write-through.js';
 
@@ -36,7 +38,7 @@ export interface CoreParts {
   geometry: Geometry;
   environment: Environment;
   tuning: VolumeTuning;
-  store: Storage;
+  store: StoreSlot;
   source: Source;
   mapFile: MapFile;
   map: OverwriteMap;
@@ -49,9 +51,10 @@ export class VolumeCore {
   readonly geometry: Geometry;
   readonly environment: Environment;
   readonly tuning: VolumeTuning;
-  readonly store: Storage;
+  readonly store: StoreSlot;
   readonly source: Source;
-  readonly mapFile: MapFile;
+  /** Another one after the store was replaced. */
+  mapFile: MapFile;
   readonly map: OverwriteMap;
   readonly masks: MaskTable;
   /** Blocks that the backup lacks, as far as the map on disk knows (backlog.ts). */
@@ -59,12 +62,18 @@ export class VolumeCore {
   readonly state: CoreState;
   readonly locks = new RangeLock();
   readonly counters: VolumeCounters = emptyCounters();
+  /** What the store could not read or write. */
+  readonly storeErrors: StoreErrors;
+  /** Blocks that were copied on disk and are absent now. */
+  readonly losses = new Losses();
   /** Set once the volume closes or is abandoned: background work ends at its next step. */
   readonly stopping = new AbortController();
   /** Set by the volume once the log exists. */
   intents!: IntentLog;
   /** Set by the volume once the log exists. */
   through!: WriteThrough;
+  /** Rises when the source may have changed: what it was known to hold in absent blocks is not. */
+  sourceAge = 0;
   /** True from the moment a commit took its changes until they are durable. */
   isCommitting = false;
   /** Set by the laboratory when the daemon dies: nothing is written or decided any more. */
@@ -88,6 +97,7 @@ export class VolumeCore {
     this.state = parts.state;
     this.#mode = MODE_ORDER[this.state.mode] ?? 'failed';
     if (this.#mode !== 'read-write') this.#modeReason = this.state.modeReason;
+    this.storeErrors = new StoreErrors(parts.environment);
   }
 
   get mode(): VolumeMode {
@@ -167,7 +177,10 @@ export class VolumeCore {
       const {writeNeedsIntent} = stateRow(this.map.get(block));
       if (writeNeedsIntent === 'yes') return true;
       if (writeNeedsIntent === 'until committed' && !this.isCommitted(block)) return true;
-      block = writeNeedsIntent === 'no' ? this.map.runEnd(block, end) : block + 1;
+      const mayBeLost = writeNeedsIntent === 'until its loss is committed' && !this.losses.isEmpty;
+      if (mayBeLost && this.losses.has(block)) return true;
+      const isAlike = writeNeedsIntent !== 'until committed' && !mayBeLost;
+      block = isAlike ? this.map.runEnd(block, end) : block + 1;
     }
     return false;
   }
@@ -175,6 +188,16 @@ export class VolumeCore {
   /** Whether a block's state on disk is its state in core. */
   isCommitted(block: number): boolean {
     return !this.isCommitting && !this.map.isChanged(block);
+  }
+
+  /**
+   * The store cannot read a copied block: it is absent again (I1: only a copied one, which the
+   * source still has). The caller holds its lock.
+   */
+  lose(block: number): void {
+    assert(isLoss(this.map.get(block)), `I1: block ${block} is one that may be lost`);
+    this.map.restore({start: block, count: 1, state: ABSENT});
+    this.losses.add(block);
   }
 
   /** Marks a request as in progress; background work gives way to it. */

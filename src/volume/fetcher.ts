@@ -46,12 +46,15 @@ interface Entry extends Fetch {
   users: number;
   hasArrived: boolean;
   isInstalling: boolean;
+  /** The store was replaced meanwhile: what it brings may be older than what was written since. */
+  isOutdated: boolean;
 }
 
 export class Fetcher {
   readonly #core: VolumeCore;
   readonly #afterChange: () => void;
   readonly #byBlock = new Map<number, Entry>();
+  readonly #disowned = new Set<Promise<void>>();
   readonly #requestBudget: Budget;
   readonly #backgroundBudget: Budget;
 
@@ -155,8 +158,19 @@ export class Fetcher {
     return fetches;
   }
 
+  /** What is under way is not to be installed, nor joined by anyone. */
+  disown(): void {
+    if (this.#core.environment.bugs.has('fetch-survives-replacement')) return;
+    for (const entry of this.#byBlock.values()) {
+      entry.isOutdated = true;
+      this.#disowned.add(entry.installed.catch(() => undefined));
+    }
+    this.#byBlock.clear();
+  }
+
   /** Resolves once nothing is under way. */
   async drain(): Promise<void> {
+    await Promise.all(this.#disowned);
     while (this.#byBlock.size > 0) {
       const [entry] = this.#byBlock.values();
       await entry?.installed.catch(() => undefined);
@@ -203,6 +217,7 @@ export class Fetcher {
       users: 0,
       hasArrived: false,
       isInstalling: false,
+      isOutdated: false,
     };
     for (let block = start; block < end; block++) this.#byBlock.set(block, entry);
     void this.#read(entry, data);
@@ -236,7 +251,8 @@ export class Fetcher {
   }
 
   #remove(entry: Entry): void {
-    for (let block = entry.start; block < entry.end; block++) this.#byBlock.delete(block);
+    for (let block = entry.start; block < entry.end; block++)
+      if (this.#byBlock.get(block) === entry) this.#byBlock.delete(block);
     entry.budget.give(entry.buffer.length);
   }
 
@@ -249,7 +265,7 @@ export class Fetcher {
         geometry.offsetOf(entry.end),
       );
       try {
-        await this.#installLocked(entry);
+        if (!entry.isOutdated) await this.#installLocked(entry);
       } catch (error) {
         failure = error;
         counters.storeErrors++;

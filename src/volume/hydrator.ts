@@ -97,6 +97,7 @@ export class Hydrator {
 
   /** The map changed: there may be something to do. */
   poke(): void {
+    if (!this.#isLocal) this.#isLocalOnDisk = false;
     this.#wake.fire();
   }
 
@@ -228,9 +229,11 @@ export class Hydrator {
     const {geometry, map} = this.#core;
     const pageEnd = Math.min((geometry.pageOf(block) + 1) * PAGE_BLOCKS, geometry.blockCount);
     const runEnd = map.runEnd(block, pageEnd);
+    const {sourceAge} = this.#core;
     const known = await this.#extents.at(block, runEnd);
     if (known.isZero && map.get(block) === ABSENT) {
-      this.#cursor = await installZeroes(this.#core, block, known.end);
+      const run = {start: block, end: known.end, sourceAge};
+      this.#cursor = await installZeroes(this.#core, run);
       return 'worked';
     }
     const blocksMax = Math.max(1, Math.floor(this.#core.tuning.fetchBytesMax / geometry.blockSize));

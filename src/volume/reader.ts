@@ -8,6 +8,7 @@ import {SECTOR} from '../base/units.js';
 import {stateRow} from '../map/block-state.js';
 import type {VolumeCore} from './core.js';
 import type {Fetch, Fetcher, Room} from './fetcher.js';
+import {isMediumError, type Mender} from './mender.js';
 import {ReadAhead} from './read-ahead.js';
 
 type Origin = 'source' | 'store' | 'zeroes';
@@ -22,11 +23,13 @@ interface Segment {
 export class Reader {
   readonly #core: VolumeCore;
   readonly #fetcher: Fetcher;
+  readonly #mender: Mender;
   readonly #readAhead: ReadAhead;
 
-  constructor(core: VolumeCore, fetcher: Fetcher) {
+  constructor(core: VolumeCore, fetcher: Fetcher, mender: Mender) {
     this.#core = core;
     this.#fetcher = fetcher;
+    this.#mender = mender;
     this.#readAhead = new ReadAhead(core.tuning.readAheadMax);
   }
 
@@ -122,7 +125,8 @@ export class Reader {
         await this.#core.store.read(segment.start, part);
       } catch (error) {
         this.#core.counters.storeErrors++;
-        throw error;
+        if (!isMediumError(error)) throw error;
+        await this.#mender.read(segment.start, part);
       }
       return;
     }

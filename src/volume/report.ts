@@ -3,6 +3,7 @@
  */
 import type {BlockState} from '../map/block-state.js';
 import type {ProtectionReport} from './protection.js';
+import type {ReplacementProgress} from './replacement.js';
 
 /** One-way: a volume never gets a better mode back while it is attached. */
 export type VolumeMode = 'read-write' | 'read-only' | 'failed';
@@ -29,6 +30,24 @@ export interface HydrationReport {
   badRanges: {offset: number; length: number; error: string; attempts: number}[];
 }
 
+/** A place where the store failed, and what was done about it. */
+export interface StoreErrorReport {
+  /** Bytes. */
+  offset: number;
+  length: number;
+  /** Wall time in ms of the last time. */
+  at: number;
+  /** How often it failed there. */
+  count: number;
+  /**
+   *   fetched anew   a copied block: absent again, and fetched from the source
+   *   put back       it was read from the backup and written to the store once more
+   *   lost           nobody else holds it: who reads it is told of an error until it is written
+   *   not written    a write failed twice, and whoever asked for it was told
+   */
+  done: 'fetched anew' | 'put back' | 'lost' | 'not written';
+}
+
 export interface VolumeReport {
   size: number;
   blockSize: number;
@@ -48,6 +67,10 @@ export interface VolumeReport {
   /** Partial writes that wait for room in the mask table. */
   waitingForMasks: number;
   protection: ProtectionReport;
+  /** While the store is being replaced. */
+  replacement: ReplacementProgress | undefined;
+  /** Where the store failed, the oldest first; the last 64. */
+  storeErrors: StoreErrorReport[];
 }
 
 export interface VolumeCounters {

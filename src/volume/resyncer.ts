@@ -11,11 +11,13 @@ import {Budget} from '../base/budget.js';
 import {messageOf} from '../base/errors.js';
 import {Signal} from '../base/signal.js';
 import {SECTOR} from '../base/units.js';
-import {ABSENT, PARTIAL, ZEROED} from '../map/block-state.js';
+import {ABSENT, COPIED, PARTIAL, ZEROED} from '../map/block-state.js';
 import type {BackupTarget} from '../source/backup-target.js';
 import type {Piece} from './backup-sends.js';
+import {BadRanges} from './bad-ranges.js';
 import type {VolumeCore} from './core.js';
 import type {Fetcher} from './fetcher.js';
+import {isMediumError} from './mender.js';
 import {Pace} from './pace.js';
 import type {ProtectionReport, ProtectionState} from './protection.js';
 import type {WriteThrough} from './write-through.js';
@@ -37,6 +39,8 @@ export class Resyncer {
   readonly #fetcher: Fetcher;
   readonly #pace: Pace;
   readonly #slots = new Budget(DEPTH);
+  /** Blocks that the store could not read: sent alone, and later. */
+  readonly #unreadable: BadRanges;
   readonly #wake = new Signal();
   #rateLimit: number | undefined;
   #cursor = 0;
@@ -48,6 +52,7 @@ export class Resyncer {
     this.#through = through;
     this.#fetcher = fetcher;
     this.#pace = new Pace(core);
+    this.#unreadable = new BadRanges(core);
     through.onWork = () => this.poke();
   }
 
@@ -77,6 +82,7 @@ export class Resyncer {
   async bring(block: number): Promise<void> {
     const {target} = this.#through;
     if (!target || !(await this.#prepare(block))) return;
+    await this.#through.declareInconsistent();
     await this.#send(target, block, block + 1);
   }
 
@@ -138,7 +144,7 @@ export class Resyncer {
     const {backlog} = this.#through;
     const doubtful = backlog.unproved();
     if (doubtful.length > 0) return this.#prove(target, doubtful);
-    const next = backlog.nextToSend(this.#cursor) ?? backlog.nextToSend(0);
+    const next = this.#nextToSend(this.#cursor) ?? this.#nextToSend(0);
     if (next === undefined) {
       if (this.#slots.used > 0) return await this.#wake.wait();
       this.#through.commitSoon();
@@ -167,6 +173,15 @@ export class Resyncer {
       });
   }
 
+  /** The next block from `from` on that may be sent and that the store is thought to read. */
+  #nextToSend(from: number): number | undefined {
+    const {backlog} = this.#through;
+    let next = backlog.nextToSend(from);
+    while (next !== undefined && this.#unreadable.isResting(next))
+      next = backlog.nextToSend(next + 1);
+    return next;
+  }
+
   /** Blocks from `block` on that may go in one piece, as the map is now. */
   #pieceEnd(block: number): number {
     const {geometry, map, tuning} = this.#core;
@@ -174,7 +189,9 @@ export class Resyncer {
     const limit = Math.min(block + blocksMax, geometry.blockCount, geometry.pageEnd(block));
     const runEnd = map.runEnd(block, limit);
     let end = block + 1;
-    while (end < runEnd && this.#through.backlog.maySend(end)) end++;
+    if (this.#unreadable.isSuspect(block)) return end;
+    while (end < runEnd && this.#through.backlog.maySend(end) && !this.#unreadable.isSuspect(end))
+      end++;
     return end;
   }
 
@@ -209,7 +226,7 @@ export class Resyncer {
       while (stop < limit && backlog.maySend(stop) && map.get(stop) === state) stop++;
       if (stop === start || this.#through.target !== target) return;
       if (!this.#canSend(start)) return;
-      const pieces = await this.#read(start, stop);
+      const pieces = await this.#readOrNote(start, stop);
       if (this.#core.isAbandoned || this.#through.target !== target) return;
       for (let block = start; block < stop; block++) if (!backlog.maySend(block)) return;
       backlog.resend(start, stop);
@@ -224,6 +241,31 @@ export class Resyncer {
   #canSend(block: number): boolean {
     const state = this.#core.map.get(block);
     return this.#through.isSource || (state !== ABSENT && state !== PARTIAL);
+  }
+
+  /**
+   * As #read(); where the store cannot, notes it and rejects. Of several blocks each is then read
+   * alone; a single one is nowhere else, unless it was copied: then the source still has it.
+   */
+  async #readOrNote(start: number, end: number): Promise<Piece[]> {
+    const {counters, geometry, isAbandoned, map, storeErrors} = this.#core;
+    try {
+      const pieces = await this.#read(start, end);
+      this.#unreadable.succeeded(start, end);
+      return pieces;
+    } catch (error) {
+      if (isAbandoned || !isMediumError(error)) throw error;
+      counters.storeErrors++;
+      this.#unreadable.failed(start, end, messageOf(error));
+      if (end - start === 1) {
+        const isCopied = map.get(start) === COPIED;
+        if (isCopied) this.#core.lose(start);
+        const offset = geometry.offsetOf(start);
+        const length = geometry.offsetOf(end) - offset;
+        storeErrors.note(offset, length, isCopied ? 'fetched anew' : 'lost');
+      }
+      throw error;
+    }
   }
 
   /** What the backup must be sent for blocks [start, end), which are in one state and locked. */
@@ -272,8 +314,13 @@ export class Resyncer {
     this.#through.commitSoon();
   }
 
+  /** What the store cannot read is not proved. */
   async #isEqual(target: BackupTarget, block: number): Promise<boolean> {
-    for (const {offset, length, bytes} of await this.#read(block, block + 1)) {
+    const pieces = await this.#readOrNote(block, block + 1).catch((error: unknown) => {
+      if (!isMediumError(error)) throw error;
+    });
+    if (pieces === undefined) return false;
+    for (const {offset, length, bytes} of pieces) {
       const there = Buffer.alloc(length);
       await target.read(offset, there);
       if (!there.equals(bytes ?? Buffer.alloc(length))) return false;

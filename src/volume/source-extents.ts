@@ -15,6 +15,8 @@ export class SourceExtents {
   readonly #core: VolumeCore;
   /** The extents asked for last, in order. */
   #window: SourceExtent[] = [];
+  /** Of the core, when they were asked for. */
+  #age = 0;
   #surveyed = 0;
   #totalBytes = 0;
   #remainingBytes = 0;
@@ -30,7 +32,7 @@ export class SourceExtents {
   async at(block: number, limit: number): Promise<{isZero: boolean; end: number}> {
     const {geometry} = this.#core;
     const offset = geometry.offsetOf(block);
-    let index = this.#indexOf(offset);
+    let index = this.#age === this.#core.sourceAge ? this.#indexOf(offset) : -1;
     if (index < 0) {
       await this.#ask(offset);
       index = this.#indexOf(offset);
@@ -110,6 +112,7 @@ export class SourceExtents {
   async #ask(offset: number): Promise<void> {
     const {geometry, source, tuning} = this.#core;
     const length = Math.min(tuning.extentWindow, geometry.size - offset);
+    this.#age = this.#core.sourceAge;
     this.#window = await source.extents(offset, length, {priority: 'background'});
   }
 }

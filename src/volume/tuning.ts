@@ -50,6 +50,11 @@ export interface VolumeTuning {
    * that was under way; the block is sent again only then. More: longer behind after each loss.
    */
   zombieGraceMs: number;
+  /**
+   * Milliseconds that new requests are held at most for those under way to end, when the store is
+   * replaced; it is then left as it was.
+   */
+  replaceHoldMs: number;
   /** Sizes the map file is formatted with. */
   map: Partial<MapLimits>;
 }
@@ -68,6 +73,7 @@ export const DEFAULT_TUNING: VolumeTuning = {
   extentWindow: 1024 * MiB,
   backupPatienceMs: 5000,
   zombieGraceMs: 10_000,
+  replaceHoldMs: 10_000,
   map: {},
 };
 

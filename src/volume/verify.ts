@@ -8,6 +8,7 @@ import {MiB} from '../base/units.js';
 import {COPIED} from '../map/block-state.js';
 import {PAGE_BLOCKS} from '../map/geometry.js';
 import type {VolumeCore} from './core.js';
+import {isMediumError} from './mender.js';
 
 /** Bytes compared at a time. */
 const PIECE_BYTES = MiB;
@@ -25,7 +26,9 @@ export interface VerifyReport {
   checkedBytes: number;
   /** Blocks whose bytes differ from the source's. */
   differingBlocks: number;
-  /** Where they are, in bytes; the first 64. */
+  /** Blocks the store could not read: they are absent again, and the source has them. */
+  unreadableBlocks: number;
+  /** Where the differing ones are, in bytes; the first 64. */
   differingOffsets: number[];
 }
 
@@ -34,7 +37,12 @@ export async function verifyCopied(
   options: VerifyOptions,
 ): Promise<VerifyReport> {
   const {geometry, map} = core;
-  const report: VerifyReport = {checkedBytes: 0, differingBlocks: 0, differingOffsets: []};
+  const report: VerifyReport = {
+    checkedBytes: 0,
+    differingBlocks: 0,
+    unreadableBlocks: 0,
+    differingOffsets: [],
+  };
   const total = map.count(COPIED) * geometry.blockSize;
   const blocksMax = Math.max(1, Math.floor(PIECE_BYTES / geometry.blockSize));
   for (let page = 0; page < geometry.pageCount; page++) {
@@ -60,35 +68,57 @@ async function comparePiece(
   end: number,
   report: VerifyReport,
 ): Promise<void> {
-  const {geometry, source, store} = core;
+  const {geometry, source} = core;
   const offset = geometry.offsetOf(start);
   const ours = Buffer.allocUnsafeSlow(geometry.offsetOf(end) - offset);
   const theirs = Buffer.allocUnsafeSlow(ours.length);
-  await Promise.all([
-    store.read(offset, ours),
+  const [isReadable] = await Promise.all([
+    canRead(core, offset, ours),
     source.read(offset, theirs, {priority: 'background'}),
   ]);
   for (let block = start; block < end; block++) {
     const from = geometry.offsetOf(block) - offset;
     const to = geometry.offsetOf(block + 1) - offset;
     report.checkedBytes += to - from;
-    if (ours.subarray(from, to).equals(theirs.subarray(from, to))) continue;
-    if (!(await differsUnderLock(core, block, theirs.subarray(from, to)))) continue;
-    report.differingBlocks++;
-    if (report.differingOffsets.length < LISTED_MAX) report.differingOffsets.push(offset + from);
+    if (isReadable && ours.subarray(from, to).equals(theirs.subarray(from, to))) continue;
+    const verdict = await compareUnderLock(core, block, theirs.subarray(from, to));
+    if (verdict === 'equal') continue;
+    if (verdict === 'unreadable') report.unreadableBlocks++;
+    else {
+      report.differingBlocks++;
+      if (report.differingOffsets.length < LISTED_MAX) report.differingOffsets.push(offset + from);
+    }
+  }
+}
+
+async function canRead({counters, store}: VolumeCore, at: number, part: Buffer): Promise<boolean> {
+  try {
+    await store.read(at, part);
+    return true;
+  } catch (error) {
+    if (!isMediumError(error)) throw error;
+    counters.storeErrors++;
+    return false;
   }
 }
 
 /** Looks again with writers kept out: what differed may have been overwritten meanwhile. */
-async function differsUnderLock(core: VolumeCore, block: number, theirs: Buffer): Promise<boolean> {
-  const {geometry, locks, map, store} = core;
+async function compareUnderLock(
+  core: VolumeCore,
+  block: number,
+  theirs: Buffer,
+): Promise<'equal' | 'different' | 'unreadable'> {
+  const {geometry, locks, map, storeErrors} = core;
   const offset = geometry.offsetOf(block);
   const hold = await locks.acquire(offset, offset + theirs.length);
   try {
-    if (map.get(block) !== COPIED) return false;
+    if (map.get(block) !== COPIED) return 'equal';
     const ours = Buffer.allocUnsafeSlow(theirs.length);
-    await store.read(offset, ours);
-    return !ours.equals(theirs);
+    if (await canRead(core, offset, ours)) return ours.equals(theirs) ? 'equal' : 'different';
+    if (core.isAbandoned || map.get(block) !== COPIED) return 'equal';
+    core.lose(block);
+    storeErrors.note(offset, theirs.length, 'fetched anew');
+    return 'unreadable';
   } finally {
     hold.release();
   }

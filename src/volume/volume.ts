@@ -11,7 +11,6 @@
  */
 import type {Environment} from '../base/environment.js';
 import {BlockError} from '../base/errors.js';
-import {Signal} from '../base/signal.js';
 import type {BlockDevice} from '../device/block-device.js';
 import {withBehindMarks} from '../map/behind-marks.js';
 import {ABSENT, type BlockState, COPIED, stateName} from '../map/block-state.js';
@@ -25,12 +24,16 @@ import {VolumeCore} from './core.js';
 import {Fetcher} from './fetcher.js';
 import {type HydrationSettings, Hydrator} from './hydrator.js';
 import {MaskRelief} from './mask-relief.js';
+import {Mender} from './mender.js';
 import {pictureOf} from './picture.js';
 import type {ProtectionReport, WriteThroughMode} from './protection.js';
 import {Reader} from './reader.js';
 import {recoverMap} from './recovery.js';
 import type {VolumeMode, VolumeReport} from './report.js';
+import {Replacement, type ReplacementParts, type ReplacementReport} from './replacement.js';
+import {RequestGate} from './request-gate.js';
 import {Resyncer} from './resyncer.js';
+import {StoreSlot} from './store-slot.js';
 import {tuningWith, type VolumeTuning} from './tuning.js';
 import {verifyCopied, type VerifyOptions, type VerifyReport} from './verify.js';
 import {type Backup, WriteThrough} from './write-through.js';
@@ -57,22 +60,25 @@ export interface VolumeParts {
 
 export class Volume implements BlockDevice {
   readonly #core: VolumeCore;
-  readonly #mapStorage: Storage;
+  #mapStorage: Storage;
   readonly #committer: Committer;
   readonly #fetcher: Fetcher;
+  readonly #mender: Mender;
   readonly #reader: Reader;
   readonly #writer: Writer;
   readonly #hydrator: Hydrator;
   readonly #relief: MaskRelief;
   readonly #through: WriteThrough;
   readonly #resyncer: Resyncer;
-  readonly #idle = new Signal();
+  readonly #gate: RequestGate;
+  #replacing: Promise<unknown> = Promise.resolve();
+  #replacement: Replacement | undefined;
   readonly #periodic: Promise<void>;
-  #isClosing = false;
 
   private constructor(core: VolumeCore, mapStorage: Storage) {
     this.#core = core;
     this.#mapStorage = mapStorage;
+    this.#gate = new RequestGate(core);
     this.#through = core.through;
     this.#committer = new Committer(core);
     this.#through.commitSoon = () => this.#committer.commitSoon();
@@ -85,7 +91,11 @@ export class Volume implements BlockDevice {
     });
     this.#fetcher = new Fetcher(core, () => this.#changed());
     this.#relief = new MaskRelief(core, this.#fetcher);
-    this.#reader = new Reader(core, this.#fetcher);
+    this.#mender = new Mender(core, this.#fetcher, {
+      changed: () => this.#changed(),
+      commit: () => this.#committer.commit(),
+    });
+    this.#reader = new Reader(core, this.#fetcher, this.#mender);
     this.#writer = new Writer(core, {
       changed: () => this.#changed(),
       masksFull: () => this.#relief.poke(),
@@ -143,7 +153,7 @@ export class Volume implements BlockDevice {
       geometry,
       environment,
       tuning: tuningWith(tuning),
-      store,
+      store: new StoreSlot(store),
       source,
       mapFile,
       map,
@@ -152,6 +162,7 @@ export class Volume implements BlockDevice {
       state,
     });
     core.through = new WriteThrough(core, found, parts.backup);
+    if (isAdopted) core.losses.forget();
     if (!isAdopted) {
       await mapFile.checkpoint(() => ({
         pages: map.takePageImages().map((image) => withBehindMarks(image, behind, geometry)),
@@ -163,7 +174,6 @@ export class Volume implements BlockDevice {
       state.goLive(mapFile.generation);
     }
     const volume = new Volume(core, mapStorage);
-    // What the last daemon left uncommitted, and its marks, need not stay so for long.
     if (isAdopted && core.mode === 'read-write') volume.#committer.checkpointSoon();
     return volume;
   }
@@ -182,7 +192,7 @@ export class Volume implements BlockDevice {
   }
 
   read(offset: number, buffer: Buffer): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.checkRange('read', offset, buffer.length);
       this.#core.assertMode('read');
       this.#core.counters.reads++;
@@ -192,7 +202,7 @@ export class Volume implements BlockDevice {
   }
 
   write(offset: number, buffer: Buffer, options: {fua?: boolean} = {}): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.checkRange('write', offset, buffer.length);
       this.#core.counters.writes++;
       this.#core.counters.writtenBytes += buffer.length;
@@ -206,7 +216,7 @@ export class Volume implements BlockDevice {
     length: number,
     options: {fua?: boolean; mayTrim?: boolean} = {},
   ): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.checkRange('writeZeroes', offset, length);
       this.#core.counters.zeroings++;
       await this.#writer.zero(offset, length);
@@ -220,7 +230,7 @@ export class Volume implements BlockDevice {
   }
 
   flush(): Promise<void> {
-    return this.#request(async () => {
+    return this.#gate.serve(async () => {
       this.#core.counters.flushes++;
       await this.#commit();
     });
@@ -274,10 +284,31 @@ export class Volume implements BlockDevice {
 
   /** Compares every copied block with the source. */
   verify(options: VerifyOptions = {}): Promise<VerifyReport> {
-    return verifyCopied(this.#core, options);
+    return verifyCopied(this.#core, options).finally(() => this.#changed());
   }
 
-  /** The state of the block that holds a byte. */
+  /**
+   * Puts another store in the place of this one while the volume is in use (replacement.ts). The
+   * volume owns the new store and map file from the call on, and closes those that do not count.
+   */
+  replaceStore(parts: ReplacementParts): Promise<ReplacementReport> {
+    const replacement = new Replacement(this.#core, parts, {
+      mender: this.#mender,
+      commit: () => this.#committer.commit(),
+      exclusively: (section) => this.#gate.hold(() => this.#committer.exclusively(section)),
+      switched: (mapStorage) => {
+        const before = this.#mapStorage;
+        this.#mapStorage = mapStorage;
+        this.#fetcher.disown();
+        return before;
+      },
+    });
+    this.#replacement = replacement;
+    const running = this.#replacing.then(() => replacement.run());
+    this.#replacing = running.then(() => this.#changed()).catch(() => undefined);
+    return running;
+  }
+
   async stateAt(offset: number): Promise<BlockState> {
     const block = this.#core.geometry.blockOf(offset);
     await this.#core.ensureLoaded(block, block + 1);
@@ -299,6 +330,8 @@ export class Volume implements BlockDevice {
       lastCommitAt: this.#committer.lastCommitAt,
       waitingForMasks: masks.waiters,
       protection: this.protection(),
+      replacement: this.#replacement?.progress,
+      storeErrors: this.#core.storeErrors.list(),
     };
   }
 
@@ -313,18 +346,20 @@ export class Volume implements BlockDevice {
    * where nothing else is missing, everything is committed, and store and map file are closed.
    */
   async close(): Promise<void> {
-    if (this.#isClosing) return;
-    this.#isClosing = true;
+    if (this.#gate.isShut) return;
+    this.#gate.shut();
     const {source, store} = this.#core;
     const sourceClosed = source.close().catch(() => undefined);
-    while (this.#core.activeRequests > 0) await this.#idle.wait();
+    await this.#gate.drain();
     if (this.#core.mode === 'read-write') await this.#hydrator.settleAll().catch(() => undefined);
     await this.#hydrator.stop();
     await this.#relief.stop();
+    await this.#mender.stop();
     await this.#fetcher.drain();
     await this.#resyncer.stop();
     await this.#periodic;
     await sourceClosed;
+    await this.#replacing;
     try {
       await this.#committer.finish();
       await this.#through.close();
@@ -338,9 +373,9 @@ export class Volume implements BlockDevice {
     this.#core.degrade('failed', reason);
   }
 
-  /** For the laboratory: the daemon dies here. Nothing is written or decided any more. */
+  /** For the laboratory: the daemon dies here. */
   abandon(): void {
-    this.#isClosing = true;
+    this.#gate.shut();
     this.#core.isAbandoned = true;
     this.#core.degrade('failed', 'the daemon died');
     void this.#hydrator.stop();
@@ -353,18 +388,6 @@ export class Volume implements BlockDevice {
     if (isOnBackup || this.#through.mode !== 'strict') return;
     const what = 'flush: the backup has not confirmed it and write-through is strict';
     throw new BlockError('EIO', what, {op: 'flush'});
-  }
-
-  async #request(serve: () => Promise<void>): Promise<void> {
-    if (this.#isClosing)
-      throw new BlockError('ESHUTDOWN', 'the volume is closing', {op: 'request'});
-    this.#core.enterRequest();
-    try {
-      await serve();
-    } finally {
-      this.#core.leaveRequest();
-      if (this.#core.activeRequests === 0 && this.#isClosing) this.#idle.fire();
-    }
   }
 
   #changed(): void {

@@ -65,7 +65,7 @@ export class WriteThrough {
   /** `suspects`: regions that an unclean stop left marked. */
   constructor(
     core: VolumeCore,
-    {suspects, wasClean, isAdopted}: Pick<RecoveredMap, 'suspects' | 'wasClean' | 'isAdopted'>,
+    {suspects, isAdopted}: Pick<RecoveredMap, 'suspects' | 'isAdopted'>,
     backup: Backup | undefined,
   ) {
     this.#core = core;
@@ -76,7 +76,7 @@ export class WriteThrough {
     this.backlog = new Backlog(core, new BlockSet(geometry, environment, 'backlog', isAdopted));
     // After an unclean stop what was written there may be on one side only.
     for (const region of suspects) core.behind.add(...blocksOfRegion(geometry, region));
-    this.backlog.open(wasClean, core.tuning.zombieGraceMs);
+    this.backlog.open(core.tuning.zombieGraceMs);
     this.link = new BackupLink({
       environment,
       open: (signal) => this.#open(signal),
@@ -93,6 +93,11 @@ export class WriteThrough {
 
   get isOn(): boolean {
     return this.#mode !== 'off';
+  }
+
+  /** Whether the backlog names all that the backup lacks: not while it is off or being listed. */
+  get isTracking(): boolean {
+    return this.isOn && !this.#isListing;
   }
 
   get hasBackup(): boolean {

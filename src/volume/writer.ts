@@ -15,9 +15,10 @@
 import {BlockError} from '../base/errors.js';
 import type {RangeHold} from '../base/range-lock.js';
 import {alignDown, SECTOR} from '../base/units.js';
-import {ABSENT, OVERWRITTEN, PARTIAL, stateRow, ZEROED} from '../map/block-state.js';
+import {ABSENT, COPIED, OVERWRITTEN, PARTIAL, stateRow, ZEROED} from '../map/block-state.js';
 import {REGION_BYTES} from '../map/geometry.js';
 import type {VolumeCore} from './core.js';
+import {isMediumError} from './mender.js';
 
 /** Regions that one step of a zeroing marks at most: 256 MiB. */
 const ZERO_REGIONS_MAX = 64;
@@ -110,7 +111,10 @@ export class Writer {
       const regions = [geometry.regionOf(offset), geometry.regionOf(offset + length - 1)] as const;
       if (isMarked) await intents.begin(...regions);
       try {
-        await through.send(offset, length, undefined);
+        await through.send(offset, length, undefined).catch((error: unknown) => {
+          this.#distrust({first, last});
+          throw error;
+        });
         if (core.isAbandoned) return;
         map.set(first, last, ZEROED);
         masks.dropRange(first, last);
@@ -155,8 +159,13 @@ export class Writer {
       if (needsIntent && !isLate && !core.intents.tryBegin(region))
         await core.intents.begin(region, region);
       try {
-        await core.through.send(offset, buffer.length, buffer);
-        await this.#store(offset, buffer, cut);
+        try {
+          await core.through.send(offset, buffer.length, buffer);
+          await this.#store(offset, buffer, cut);
+        } catch (error) {
+          this.#distrust(cut);
+          throw error;
+        }
         if (isLate) await core.intents.begin(region, region);
         if (!core.isAbandoned) unused -= this.#apply(offset, end, cut);
       } finally {
@@ -205,7 +214,7 @@ export class Writer {
   async #store(offset: number, buffer: Buffer, cut: Cut): Promise<void> {
     const {counters, geometry, map, store, through} = this.#core;
     const end = offset + buffer.length;
-    const writes = [store.write(offset, buffer)];
+    const writes = [this.#writeTwice(offset, buffer)];
     for (const block of cut.edges) {
       if (!stateRow(map.get(block)).partWriteFillsZeroes) continue;
       const start = geometry.offsetOf(block);
@@ -225,6 +234,33 @@ export class Writer {
           offset,
           cause: failed.reason,
         });
+  }
+
+  /** A disk gives a sector that it cannot write another place, sometimes only the second time. */
+  async #writeTwice(offset: number, buffer: Buffer): Promise<void> {
+    const {isAbandoned, store, storeErrors} = this.#core;
+    try {
+      await store.write(offset, buffer);
+    } catch (error) {
+      if (isAbandoned || !isMediumError(error)) throw error;
+      try {
+        await store.write(offset, buffer);
+      } catch (again) {
+        storeErrors.note(offset, buffer.length, 'not written');
+        throw again;
+      }
+    }
+  }
+
+  /**
+   * After a failed write, which may be in the store or on a backup that is the source: what was
+   * copied may no longer be what the source has (I11), nor the source what it was known to be.
+   */
+  #distrust({first, last}: Pick<Cut, 'first' | 'last'>): void {
+    const {isAbandoned, map} = this.#core;
+    this.#core.sourceAge++;
+    for (let block = first; block < last && !isAbandoned; block++)
+      if (map.get(block) === COPIED) map.set(block, block + 1, OVERWRITTEN);
   }
 
   /** Step 5. The number of reserved places that became masks. */

@@ -13,9 +13,13 @@ const ZERO_BYTES_MAX = 16 * MiB;
  * Installs zeroes in the absent ones of blocks [start, end), or of the first of them; returns the
  * block to go on with. A range that is a hole of the store already costs no I/O, whatever its
  * length. Whether it is one cannot change before the lock is held: only installs write to absent
- * blocks.
+ * blocks, and a replaced store, which `sourceAge` tells: what the source was known to hold then
+ * is no longer known.
  */
-export async function installZeroes(core: VolumeCore, start: number, end: number): Promise<number> {
+export async function installZeroes(
+  core: VolumeCore,
+  {start, end, sourceAge}: {start: number; end: number; sourceAge: number},
+): Promise<number> {
   const {counters, geometry, locks, map, store} = core;
   const offset = geometry.offsetOf(start);
   const [first] = await store.extents(offset, geometry.offsetOf(end) - offset);
@@ -24,6 +28,7 @@ export async function installZeroes(core: VolumeCore, start: number, end: number
   const stop = holeBlocks > 0 ? start + holeBlocks : Math.min(end, start + zeroBlocks);
   const hold = await locks.acquire(offset, geometry.offsetOf(stop));
   try {
+    if (core.sourceAge !== sourceAge) return start;
     for (let block = start; block < stop;) {
       const runEnd = map.runEnd(block, stop);
       if (map.get(block) === ABSENT) {

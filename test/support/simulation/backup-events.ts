@@ -35,6 +35,11 @@ export class BackupEvents {
     this.wasStrict = world.config.backup.mode === 'strict';
   }
 
+  /** The mode of write-through is being changed. */
+  get isSwitching(): boolean {
+    return this.#isSwitching;
+  }
+
   /** A new daemon. */
   reopened(): void {
     this.checker.forget();

@@ -1,5 +1,6 @@
-/** I11, looked at from outside: copied blocks against the source, byte by byte. */
+/** The store looked at from outside, byte by byte: copied blocks, and all of it at the end. */
 import {assert} from '../../../src/base/assert.js';
+import {SECTOR} from '../../../src/base/units.js';
 import type {Volume} from '../../../src/volume/volume.js';
 import type {World} from './world.js';
 
@@ -24,5 +25,17 @@ export async function checkCopied(world: World, volume: Volume): Promise<void> {
       isEqual,
       `I11: the block at ${offset} counts as copied and is not what the source holds`,
     );
+  }
+}
+
+/** Hydrated means the store alone is the volume, durably. */
+export function checkStoreAlone(world: World): void {
+  const {store} = world.branch({kind: 'power cut', storeMode: 'none'}, world.prng);
+  const {size} = world.config.geometry;
+  const step = 64 * SECTOR;
+  for (let offset = 0; offset < size; offset += step) {
+    const bytes = new Uint8Array(Math.min(step, size - offset));
+    store.peek(offset, bytes);
+    world.oracle.check(offset, bytes);
   }
 }

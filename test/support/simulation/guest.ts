@@ -24,7 +24,7 @@ export interface GuestTools {
    */
   readonly places?: readonly number[];
   /** Whether an error may be an answer now; without it each one fails the run. */
-  readonly mayFail: (error: unknown) => boolean;
+  readonly mayFail: (error: unknown, request: GuestRequest) => boolean;
   /** Told of each write before it is sent. */
   readonly noteWrite?: (offset: number, length: number, value: number) => void;
   /** Told of each answered flush. */
@@ -118,6 +118,10 @@ export class Guest {
     });
   }
 
+  write(device: BlockDevice, life: Life, offset: number, length: number): void {
+    this.#change(device, life, 'write', {offset, length, fua: false});
+  }
+
   /** Forgets what was in flight: the daemon died. */
   forget(): void {
     this.inFlight.clear();
@@ -188,7 +192,7 @@ export class Guest {
       (error: unknown) =>
         settle(() => {
           request.failed?.();
-          if (!this.#tools.mayFail(error)) throw error;
+          if (!this.#tools.mayFail(error, request)) throw error;
         }, messageOf(error)),
     );
   }

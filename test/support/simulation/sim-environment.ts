@@ -19,6 +19,8 @@ export interface SimEnvironmentOptions {
    * into it.
    */
   memories?: Map<string, Uint8Array>;
+  /** Told of each line of the log. */
+  onLog?: Environment['log'];
 }
 
 /** The wall clock of the world's first moment, in ms since 1970. */
@@ -32,6 +34,7 @@ export function simEnvironment(options: SimEnvironmentOptions): Environment {
     log: (level, message, fields) => {
       const text = fields ? JSON.stringify(fields) : '';
       trace.add(scheduler.now, `log ${level}`, message, text);
+      options.onLog?.(level, message, fields);
     },
     allocate: (name, length) => {
       const left = memories.get(name);

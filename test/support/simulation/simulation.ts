@@ -11,12 +11,12 @@
 import {assert} from '../../../src/base/assert.js';
 import {toErrno, ERRNO} from '../../../src/base/errors.js';
 import {Prng} from '../../../src/base/prng.js';
-import {SECTOR} from '../../../src/base/units.js';
 import type {HydrationMode, VolumeMode} from '../../../src/volume/report.js';
 import {CUT_MODES} from '../../../src/wrap/cut.js';
 import {BackupEvents} from './backup-events.js';
-import {checkCopied} from './check-copied.js';
-import {Guest} from './guest.js';
+import {checkCopied, checkStoreAlone} from './check-copied.js';
+import {DecayEvents} from './decay.js';
+import {Guest, type GuestRequest} from './guest.js';
 import {
   SimulationError,
   type SimulationOptions,
@@ -66,6 +66,7 @@ export async function simulate(options: SimulationOptions): Promise<SimulationRe
 class Simulation {
   readonly guest: Guest;
   readonly backup: BackupEvents;
+  readonly decay: DecayEvents;
   readonly #world: World;
   #pendingCrash: CrashChoice | undefined;
   /** Storage events until a crash; it then happens at exactly that moment of the protocol. */
@@ -81,13 +82,15 @@ class Simulation {
     const {config, prng, oracle, scheduler, trace} = world;
     const {blockSize} = config.geometry;
     const {hotBlocks} = config.guest;
-    const mayFail = (error: unknown): boolean => this.#mayFail(error);
+    const mayFail = (error: unknown, request: GuestRequest): boolean =>
+      this.#mayFail(error, request);
     this.backup = new BackupEvents(world, {
       inFlight: () => this.guest.inFlight,
       failed: (error) => {
         if (!this.#mayFail(error)) this.guest.failure ??= error;
       },
     });
+    this.decay = new DecayEvents(world, () => this.backup.isSwitching);
     this.guest = new Guest({
       prng,
       oracle,
@@ -132,7 +135,7 @@ class Simulation {
 
   #check(): void {
     const {volume, scheduler} = this.#world;
-    if (this.guest.failure !== undefined) throw this.guest.failure;
+    this.#throwFailure();
     volume?.selfCheck();
     if (scheduler.steps % 32 !== 0 || !volume) return;
     const {mode} = volume.report();
@@ -162,8 +165,14 @@ class Simulation {
     }
   }
 
+  #throwFailure(): void {
+    const failure = this.guest.failure ?? this.decay.failure;
+    if (failure !== undefined) throw failure;
+  }
+
   /** Errors are answers only where something was made to fail. */
-  #mayFail(error: unknown): boolean {
+  #mayFail(error: unknown, request?: GuestRequest): boolean {
+    if (this.decay.explains(error, request)) return true;
     const errno = toErrno(error);
     if (this.#world.faults === 0 && !this.backup.wasStrict) return false;
     return errno === ERRNO.EIO || errno === ERRNO.ENOSPC || errno === ERRNO.EROFS;
@@ -191,6 +200,8 @@ class Simulation {
     else if (action === 'restart') this.#isRestarting = prng.chance(1, 8);
     else if (action === 'crash') this.#planCrash();
     else if (action === 'backup') this.backup.disturb();
+    else if (action === 'decay') this.decay.decay();
+    else if (action === 'replace') this.decay.replace();
     else if (this.guest.inFlight.size < config.guest.inFlightMax)
       this.guest.send(volume, life, action);
   }
@@ -312,6 +323,7 @@ class Simulation {
       this.#mode = 'read-write';
     }
     this.backup.reopened();
+    this.decay.reopened();
     // A crash in the middle of a recovery is a crash like any other.
     if (prng.chance(1, 6)) this.#eventsToCrash = prng.between(1, 12);
     const volume = await world.open();
@@ -346,9 +358,11 @@ class Simulation {
     await this.#settle();
     const {volume, scheduler, oracle} = world;
     assert(volume !== undefined, 'the volume is open');
+    await this.decay.rewrite(this.guest);
+    await this.#settle();
     volume.setHydration({mode: 'full'});
     await scheduler.run(volume.whenHydrated(), 200_000);
-    if (this.guest.failure !== undefined) throw this.guest.failure;
+    this.#throwFailure();
     volume.selfCheck();
     assert(volume.report().isHydrated, 'a hydrated volume says so');
     await this.backup.bringInSync(volume);
@@ -356,7 +370,7 @@ class Simulation {
     await scheduler.run(volume.flush(), 20_000);
     oracle.acknowledgeFlush(began);
     await scheduler.run(volume.close(), 20_000);
-    this.#checkStoreAlone();
+    checkStoreAlone(world);
     this.backup.checker.checkEnd();
   }
 
@@ -375,20 +389,7 @@ class Simulation {
     while (!isOver || this.guest.inFlight.size > 0) {
       assert(await scheduler.step(), 'I5: requests are in flight and nothing is left to happen');
       this.#checkWaiting();
-      if (this.guest.failure !== undefined) throw this.guest.failure;
-    }
-  }
-
-  /** Hydrated means the store alone is the volume, durably. */
-  #checkStoreAlone(): void {
-    const world = this.#world;
-    const {store} = world.branch({kind: 'power cut', storeMode: 'none'}, world.prng);
-    const {size} = world.config.geometry;
-    const step = 64 * SECTOR;
-    for (let offset = 0; offset < size; offset += step) {
-      const bytes = new Uint8Array(Math.min(step, size - offset));
-      store.peek(offset, bytes);
-      world.oracle.check(offset, bytes);
+      this.#throwFailure();
     }
   }
 }

@@ -61,6 +61,8 @@ export type GuestAction =
   | 'slowness'
   | 'crash'
   | 'backup'
+  | 'decay'
+  | 'replace'
   | 'restart';
 
 /** A world as the generator says. */
@@ -122,6 +124,7 @@ function randomTuning(
     badRetryMs: prng.pick([10, 1000]),
     backupPatienceMs: prng.pick([30, 5000]),
     zombieGraceMs: ZOMBIE_GRACE_MS,
+    replaceHoldMs: prng.pick([50, 2000]),
     extentWindow: blocks(1, 8, 1024),
   };
 }
@@ -145,6 +148,8 @@ function randomHabits(prng: Prng): GuestHabits {
       crash: prng.pick([0, 1, 1, 3]),
       backup: prng.pick([0, 1, 3]),
       restart: prng.pick([0, 1]),
+      decay: prng.pick([0, 0, 1, 4]),
+      replace: prng.pick([0, 0, 1, 3]),
     },
   };
 }

@@ -16,12 +16,18 @@ import {mapFileSize} from '../../../src/map/map-file.js';
 import type {CutMode} from '../../../src/wrap/cut.js';
 import {Oracle, type CrashKind} from '../oracle.js';
 import {GARBAGE, stamp} from '../stamps.js';
+import {BadSectors} from './decay.js';
 import {Scheduler, type Life} from './scheduler.js';
 import {simEnvironment} from './sim-environment.js';
 import {SimBackup} from './sim-backup.js';
 import {fillFromSource, SimSource, sourceValue} from './sim-source.js';
 import {Trace} from './trace.js';
-import {VolatileStorage, type StorageEvent, type StorageOp} from './volatile-storage.js';
+import {
+  VolatileStorage,
+  type StorageEvent,
+  type StorageOp,
+  type StorageShape,
+} from './volatile-storage.js';
 import type {WorldConfig} from './world-config.js';
 
 /** A crash that may pick what each disk keeps; left out: as the seed says. */
@@ -63,6 +69,10 @@ export class World {
   /** What the record says of the backup. */
   protection: ProtectionMemory = {consistentAsOf: undefined, inconsistentSince: undefined};
   volume: Volume | undefined;
+  /** Of the store. */
+  bad = new BadSectors();
+  /** The record names the new store, and the daemon does not know it yet. */
+  isBetweenStores = false;
   crashes = 0;
   faults = 0;
   /** Virtual times are multiplied by these; the workload changes them. */
@@ -73,6 +83,8 @@ export class World {
   sourceFault: (() => ErrnoCode | undefined) | undefined;
   backupFault: ((op: string) => ErrnoCode | undefined) | undefined;
   onStorageEvent: ((event: StorageEvent) => void) | undefined;
+  /** Told where the volume says that its store failed, and what it did. */
+  onStoreError: ((offset: number, length: number, done: string) => void) | undefined;
   readonly #bugs: ReadonlySet<SeededBug>;
   /** In-core memory of the daemon that runs now, or what it inherits before it runs. */
   #memories = new Map<string, Uint8Array>();
@@ -87,14 +99,8 @@ export class World {
     const {content, geometry, mapLimits} = config;
     this.oracle =
       options.oracle ?? new Oracle(geometry.size, (offset) => sourceValue(content, offset));
-    const background = (offset: number, bytes: Uint8Array): void => stamp(bytes, offset, GARBAGE);
-    const storeShape = {
-      name: 'store',
-      size: geometry.size,
-      ...(config.hasGarbage ? {background} : {}),
-    };
     const mapSize = mapFileSize(geometry, mapLimits);
-    this.store = new VolatileStorage(storeShape, this.#storageTools('store', this.life));
+    this.store = new VolatileStorage(this.#storeShape(), this.#storageTools('store', this.life));
     this.mapFile = new VolatileStorage(
       {name: 'map', size: mapSize},
       this.#storageTools('map', this.life),
@@ -102,6 +108,44 @@ export class World {
     this.writeThrough = config.backup.mode;
     this.backup = this.#newBackup();
     this.source = this.#newSource();
+  }
+
+  /**
+   * Replaces the store by another of the same kind. What counts changes at one event, as the
+   * renaming of a record does; the daemon learns of it later, if it lives.
+   */
+  async replaceStore(): Promise<void> {
+    const {life, volume, config, scheduler} = this;
+    const bad = new BadSectors();
+    const store = new VolatileStorage(this.#storeShape(), this.#storageTools('store', life, bad));
+    const mapSize = mapFileSize(config.geometry, config.mapLimits);
+    const mapFile = new VolatileStorage(
+      {name: 'map', size: mapSize},
+      this.#storageTools('map', life),
+    );
+    const later = (): Promise<void> =>
+      new Promise((resolve) => {
+        scheduler.after(this.#latency(config.syncLatency), life, resolve);
+      });
+    this.isBetweenStores = false;
+    await volume?.replaceStore({
+      store,
+      mapFile,
+      commit: async () => {
+        await later();
+        [this.store, this.mapFile, this.bad] = [store, mapFile, bad];
+        this.isBetweenStores = true;
+        this.trace.add(scheduler.now, '== another store');
+        await later();
+      },
+    });
+    if (life.isAlive) this.isBetweenStores = false;
+  }
+
+  #storeShape(): StorageShape {
+    const {geometry, hasGarbage} = this.config;
+    const background = (offset: number, bytes: Uint8Array): void => stamp(bytes, offset, GARBAGE);
+    return {name: 'store', size: geometry.size, ...(hasGarbage ? {background} : {})};
   }
 
   /** Formats the map and opens the volume for the first time. */
@@ -195,6 +239,7 @@ export class World {
     this.volume?.abandon();
     this.volume = undefined;
     this.life = {isAlive: true};
+    this.isBetweenStores = false;
     this.#memories = new Map();
     this.#isTakingOver = false;
     const {isAway} = this.source;
@@ -205,7 +250,14 @@ export class World {
   #parts(): Parameters<typeof Volume.open>[0] {
     const {scheduler, trace, life} = this;
     const own = {prng: this.prng.fork(), bugs: this.#bugs, memories: this.#memories};
-    const environment = simEnvironment({scheduler, trace, life, ...own});
+    const environment = simEnvironment({
+      ...{scheduler, trace, life, ...own},
+      onLog: (_level, message, fields) => {
+        if (!life.isAlive || message !== 'the store failed') return;
+        const {offset, length, done} = fields as {offset: number; length: number; done: string};
+        this.onStoreError?.(offset, length, done);
+      },
+    });
     const {store, mapFile, source} = this;
     return {store, mapFile, source, environment, backup: this.#backupOf(life)};
   }
@@ -259,6 +311,7 @@ export class World {
   #storageTools(
     name: 'store' | 'map',
     life: Life,
+    bad = this.bad,
   ): ConstructorParameters<typeof VolatileStorage>[1] {
     const {scheduler, prng, config} = this;
     return {
@@ -269,8 +322,12 @@ export class World {
         const base = op === 'sync' ? config.syncLatency : config.storeLatency;
         return this.#latency(base) * this.storeSlowness;
       },
-      fault: (op) => this.#counted(this.storageFault?.(name, op)),
+      fault: (op, offset, length) => {
+        if (op === 'read' && name === 'store' && bad.isHit(offset, length)) return 'EIO';
+        return this.#counted(this.storageFault?.(name, op));
+      },
       record: (event) => {
+        if (name === 'store' && event.kind === 'resolved') bad.written(event.offset, event.length);
         this.trace.add(scheduler.now, name, event.kind, event.offset, event.length);
         if (life === this.life) this.onStorageEvent?.(event);
       },

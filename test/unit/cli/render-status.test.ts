@@ -97,6 +97,8 @@ function status(changes: Partial<VolumeStatus> = {}): VolumeStatus {
     },
     lastCommitAt: NOW,
     waitingForMasks: 0,
+    storeErrors: [],
+    replacement: undefined,
     protection: {
       mode: 'off',
       state: 'off',

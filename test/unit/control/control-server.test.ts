@@ -38,6 +38,7 @@ async function serve(
     verify: () => {
       throw new Error('a bug');
     },
+    'replace-store': refuse,
     restart: refuse,
     detach: refuse,
     wait: async (_, {progress, signal}) => {
@@ -120,6 +121,7 @@ test('a peer that cannot be told is turned away', async (t) => {
       ...nothing,
       wait: () => ({}),
       verify: () => ({}),
+      'replace-store': () => ({}),
       restart: () => ({}),
       detach: () => ({}),
     },

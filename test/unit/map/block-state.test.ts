@@ -2,6 +2,7 @@ import test from 'ava';
 
 import {
   BLOCK_STATES,
+  isLoss,
   isTransition,
   STATE_TABLE,
   stateName,
@@ -32,6 +33,12 @@ test('I1: from overwritten and zeroed no way leads back to absent, partial or co
     const names = [...reachable(STATE_TABLE[state].code)].map(stateName).sort();
     t.deepEqual(names, ['overwritten', 'zeroed']);
   }
+});
+
+test('I1: only a copied block may be lost to an unreadable store, since the source has it', (t) => {
+  t.deepEqual(CODES.filter(isLoss).map(stateName), ['copied']);
+  for (const state of BLOCK_STATES)
+    t.is(STATE_TABLE[state].lost, state === 'copied' ? 'absent' : undefined);
 });
 
 test('I4: a fetch changes absent and partial blocks only, and a partial one keeps the guest’s sectors', (t) => {
