@@ -33,7 +33,7 @@ const OF_THE_VOLUME: ReadonlySet<SeededBug> = new Set<SeededBug>([
 /** A world of the seed in which a bug has more to do. */
 function alone(config: WorldConfig): WorldConfig {
   const {backup, guest} = config;
-  const weights = {...guest.weights, crash: 3, backup: 0};
+  const weights = {...guest.weights, crash: 3, backup: 0, decay: 0, replace: 0};
   return {...config, backup: {...backup, mode: 'off'}, guest: {...guest, weights}};
 }
 
