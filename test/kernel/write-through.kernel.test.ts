@@ -180,7 +180,7 @@ attachTest('kill -9 of daemon and backup in turn: resync makes them equal', asyn
   const behind = (await lab.status(t, 'vol0')).protection;
   t.is(behind.state, 'behind');
   t.true(behind.behindBlocks > 0);
-  for (const pid of lab.daemons()) process.kill(pid, 'SIGKILL');
+  await lab.kill(t, 'vol0');
   await lab.noDaemon(5000);
   ({uri, server} = await lab.serveOn(socket, WRITABLE, 'file', image));
   await lab.ok(t, 'attach', 'vol0');
