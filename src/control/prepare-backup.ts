@@ -83,9 +83,10 @@ export async function prepareFirstBackup(
   }
   if ('target' in found) await found.target.close();
   if (asked !== undefined || options.backup !== null) {
+    const flag = asked === undefined ? '--backup' : `--write-through ${asked}`;
     throw new UserError(
-      `cannot ${doing} with --write-through ${asked ?? 'sync'}: ${problem ?? ''}; make it ` +
-        'writable, name another with --backup, or use --write-through off',
+      `cannot ${doing} with ${flag}: ${problem ?? ''}; name another with --backup, or use ` +
+        '--write-through off',
     );
   }
   context.link.note(`write-through is off: ${problem ?? ''}`);

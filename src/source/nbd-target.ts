@@ -48,10 +48,11 @@ export class NbdBackupTarget implements BackupTarget {
     const connection = await NbdConnection.connect(uri.name, uri.target, timeouts, signal);
     const {isReadOnly, canFlush} = connection.facts;
     const problem = isReadOnly
-      ? 'it is read-only'
+      ? 'it is read-only; have its server take writes'
       : canFlush
         ? undefined
-        : 'the server has no flush, so nothing written there could be called durable';
+        : 'the server has no flush, so nothing written there could be called durable; switch that ' +
+          'on there';
     if (problem === undefined) return new NbdBackupTarget(connection);
     await connection.close();
     throw new BlockError(

@@ -3,108 +3,21 @@
  * behind a proxy that delays, reorders, forgets, cuts and lets dead connections write late.
  * Afterwards, once `regrow wait --in-sync` returns, backup and volume are equal by cmp.
  */
-import {type ChildProcess, spawn} from 'node:child_process';
-import {copyFileSync, readFileSync, truncateSync, writeFileSync} from 'node:fs';
-import type {ExecutionContext} from 'ava';
-import {type AttachLab, WRITABLE} from '../support/attach-lab.js';
+import {spawn} from 'node:child_process';
+import {copyFileSync, readFileSync, writeFileSync} from 'node:fs';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {MIB, WRITABLE} from '../support/attach-lab.js';
 import {attachTest} from '../support/attach-test.js';
 import {makeExt4Image, wrongFiles} from '../support/ext4-image.js';
-import {NbdProxy} from '../support/nbd-proxy.js';
-import {FileBackend} from '../support/nbd-proxy/backend.js';
-import {startNbdServer} from '../support/nbd-server.js';
-
-const MiB = 1024 * 1024;
-const SIZE = 64 * MiB;
-
-/** Random bytes in every other MiB. */
-function makeImage(lab: AttachLab): string {
-  const path = lab.path('image');
-  writeFileSync(path, '');
-  truncateSync(path, SIZE);
-  lab.tool(
-    'sh',
-    '-c',
-    `for i in $(seq 0 2 63); do dd if=/dev/urandom of=${path} bs=1M count=1 seek=$i conv=notrunc ` +
-      'status=none; done',
-  );
-  return path;
-}
-
-type Serve = (lab: AttachLab, image: string, t: ExecutionContext) => Promise<string>;
-
-const SERVERS: Record<string, Serve> = {
-  nbdkit: (lab, image) => lab.serveWritable('file', image),
-  'qemu-nbd': (lab, image) =>
-    started(
-      lab,
-      'qemu-nbd',
-      ['--persistent', '--shared', '8', '--format', 'raw', image],
-      '--socket',
-    ),
-  'nbd-server': async (_lab, image, t) => (await startNbdServer(t, [image])).uri,
-};
-
-async function started(
-  lab: AttachLab,
-  program: string,
-  args: string[],
-  flag: string,
-): Promise<string> {
-  const socket = lab.path(`${program}.sock`);
-  lab.background(program, flag, socket, ...args);
-  return answering(lab, `nbd+unix:///?socket=${socket}`);
-}
-
-async function answering(lab: AttachLab, uri: string): Promise<string> {
-  for (let tries = 0; tries < 100; tries++) {
-    if ((await lab.run('nbdinfo', ['--size', uri])).exitCode === 0) return uri;
-    await sleep(50);
-  }
-  throw new Error(`nothing answers at ${uri}`);
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** fio's own verification beside ours: it reads back what it wrote. */
-function fioArguments(device: string, seconds: number, ...more: string[]): string[] {
-  return [
-    '--name=writer',
-    `--filename=${device}`,
-    '--ioengine=libaio',
-    '--direct=1',
-    '--iodepth=8',
-    '--rw=randrw',
-    '--bsrange=512-128k',
-    '--fsync=40',
-    '--verify=crc32c',
-    '--verify_backlog=64',
-    '--verify_fatal=1',
-    '--verify_state_save=0',
-    '--time_based',
-    `--runtime=${seconds}`,
-    ...more,
-  ];
-}
-
-/** In sync, hydrated, detached: store and backup are one. */
-async function assertEqual(
-  t: ExecutionContext,
-  lab: AttachLab,
-  image: string,
-  store: string,
-): Promise<void> {
-  await lab.ok(t, 'wait', 'vol0', '--in-sync');
-  const {protection} = await lab.status(t, 'vol0');
-  t.is(protection.state, 'protected');
-  t.is(protection.behindBlocks, 0);
-  await lab.ok(t, 'hydrate', 'vol0', 'full');
-  await lab.ok(t, 'wait', 'vol0', '--hydrated');
-  await lab.ok(t, 'detach', 'vol0');
-  const {exitCode, stdout} = await lab.run('cmp', [image, store]);
-  t.is(exitCode, 0, stdout);
-}
+import {
+  assertEqual,
+  exitOf,
+  fioArguments,
+  makeImage,
+  SERVERS,
+  startProxy,
+} from '../support/backup-lab.js';
+import {FileBackend, type NbdProxy} from '../support/nbd-proxy.js';
 
 for (const [name, serve] of Object.entries(SERVERS)) {
   attachTest(`I8: ${name} as the backup equals the volume after fio and trims`, async (t, lab) => {
@@ -122,7 +35,7 @@ for (const [name, serve] of Object.entries(SERVERS)) {
       'sync',
     );
     lab.tool('fio', ...fioArguments(device, 3));
-    lab.tool('blkdiscard', '-o', String(3 * MiB), '-l', String(9 * MiB), device);
+    lab.tool('blkdiscard', '-o', String(3 * MIB), '-l', String(9 * MIB), device);
     lab.tool('fio', ...fioArguments(device, 2, '--rw=randtrimwrite', '--verify=0', '--bs=4k'));
     await assertEqual(t, lab, image, store);
   });
@@ -174,12 +87,7 @@ for (const [title, {happens, counts}] of Object.entries(FAULTS)) {
   attachTest(`I8: a backup that ${title} ends up equal`, async (t, lab) => {
     const image = makeImage(lab);
     const store = lab.path('store');
-    const backend = await FileBackend.open(image);
-    const proxy = await NbdProxy.start({backend, seed: 7, canMultiConn: true});
-    t.teardown(async () => {
-      await proxy.close();
-      await backend.close();
-    });
+    const proxy = await startProxy(t, await FileBackend.open(image));
     const device = await lab.ok(
       t,
       'attach',
@@ -202,10 +110,6 @@ for (const [title, {happens, counts}] of Object.entries(FAULTS)) {
     await proxy.powerLoss({fate: 'drop'});
     await assertEqual(t, lab, image, store);
   });
-}
-
-function exitOf(child: ChildProcess): Promise<number | null> {
-  return new Promise((resolve) => child.on('close', resolve));
 }
 
 attachTest('a file system on a written-through volume is on the backup', async (t, lab) => {
@@ -276,7 +180,7 @@ attachTest('kill -9 of daemon and backup in turn: resync makes them equal', asyn
   const behind = (await lab.status(t, 'vol0')).protection;
   t.is(behind.state, 'behind');
   t.true(behind.behindBlocks > 0);
-  for (const pid of lab.daemons()) process.kill(pid, 'SIGKILL');
+  await lab.kill(t, 'vol0');
   await lab.noDaemon(5000);
   ({uri, server} = await lab.serveOn(socket, WRITABLE, 'file', image));
   await lab.ok(t, 'attach', 'vol0');

@@ -80,30 +80,31 @@ export async function startQemuNbd(
 
 /**
  * nbd-server over a raw image: the path, then options; on a loopback port. It puts itself into the
- * background.
+ * background. `hasFlush`: it offers NBD_CMD_FLUSH, which it does only for an export of its
+ * configuration file; `rest` is the path alone then.
  */
 export async function startNbdServer(
   t: ExecutionContext,
   rest: readonly string[],
+  {hasFlush = false}: {hasFlush?: boolean} = {},
 ): Promise<{uri: string}> {
   const folder = await temporaryDirectory(t);
-  const pidFile = join(folder, 'pid');
-  // The system's own configuration makes it another user, who may not read the test's files.
-  await writeFile(join(folder, 'config'), '[generic]\n');
+  const [pidFile, configuration] = [join(folder, 'pid'), join(folder, 'config')];
   const port = await freePort();
-  const child = spawn(
-    'nbd-server',
-    [`127.0.0.1:${port}`, ...rest, '-p', pidFile, '-C', join(folder, 'config')],
-    {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    },
-  );
+  // The system's own configuration makes it another user, who may not read the test's files.
+  const generic = '[generic]\n';
+  const offered = `listenaddr = 127.0.0.1\nport = ${port}\n[disk]\nexportname = ${rest[0] ?? ''}\n`;
+  await writeFile(configuration, hasFlush ? `${generic}${offered}flush = true\n` : generic);
+  const place = hasFlush ? [] : [`127.0.0.1:${port}`, ...rest];
+  const child = spawn('nbd-server', [...place, '-p', pidFile, '-C', configuration], {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
   await ready(child, {socket: '', port, useTcp: true}, {isForking: true});
   // Its whole process group: it forks one process a client, and those do not always end with it.
   t.teardown(async () =>
     process.kill(-(await groupOf(await readFile(pidFile, 'utf8'))), 'SIGKILL'),
   );
-  return {uri: `nbd://127.0.0.1:${port}`};
+  return {uri: `nbd://127.0.0.1:${port}${hasFlush ? '/disk' : ''}`};
 }
 
 async function groupOf(pid: string): Promise<number> {
