@@ -138,8 +138,3 @@ export class NbdBackupTarget implements BackupTarget {
     return {start, end: Math.min(alignUp(offset + length, this.#alignment), this.size)};
   }
 }
-
-/** Whether an error of open() says that the export is there and will not take writes. */
-export function isReadOnlyBackup(error: unknown): boolean {
-  return error instanceof BlockError && error.code === 'EROFS';
-}

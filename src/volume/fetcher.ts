@@ -16,6 +16,7 @@ import {assert} from '../base/assert.js';
 import {Budget} from '../base/budget.js';
 import {deferred, type Deferred} from '../base/deferred.js';
 import {messageOf} from '../base/errors.js';
+import {settleAll} from '../base/settle-all.js';
 import {SECTOR} from '../base/units.js';
 import {ABSENT, COPIED, OVERWRITTEN, PARTIAL} from '../map/block-state.js';
 import type {VolumeCore} from './core.js';
@@ -296,7 +297,7 @@ export class Fetcher {
       block = runEnd;
     }
     if (!isLate) for (const block of partialBlocks) writes.push(...this.#fillPartial(entry, block));
-    await Promise.all(writes);
+    await settleAll(writes);
     if (this.#core.isAbandoned) return;
     for (const [start, end] of absentRuns) map.set(start, end, COPIED);
     for (const block of partialBlocks) {

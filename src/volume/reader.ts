@@ -4,6 +4,7 @@
  * overlaps a write in flight gives old or new bytes, as any disk does.
  */
 import {BlockError} from '../base/errors.js';
+import {settleAll} from '../base/settle-all.js';
 import {SECTOR} from '../base/units.js';
 import {stateRow} from '../map/block-state.js';
 import type {VolumeCore} from './core.js';
@@ -68,9 +69,8 @@ export class Reader {
         return this.#readSegment(segment, part, held);
       });
     try {
-      await Promise.all(parts);
+      await settleAll(parts);
     } finally {
-      await Promise.allSettled(parts);
       for (const fetch of held) this.#fetcher.release(fetch);
     }
   }
@@ -130,7 +130,7 @@ export class Reader {
       }
       return;
     }
-    await Promise.all(held.map((fetch) => this.#copyFetched(segment, part, fetch)));
+    await settleAll(held.map((fetch) => this.#copyFetched(segment, part, fetch)));
   }
 
   /** Copies the bytes that a fetch and a segment have in common, once they are there. */

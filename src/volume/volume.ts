@@ -22,6 +22,7 @@ import type {Storage} from '../storage/storage.js';
 import {Committer} from './committer.js';
 import {VolumeCore} from './core.js';
 import {Fetcher} from './fetcher.js';
+import {guestFlush} from './guest-flush.js';
 import {type HydrationSettings, Hydrator} from './hydrator.js';
 import {MaskRelief} from './mask-relief.js';
 import {Mender} from './mender.js';
@@ -207,7 +208,7 @@ export class Volume implements BlockDevice {
       this.#core.counters.writes++;
       this.#core.counters.writtenBytes += buffer.length;
       await this.#writer.write(offset, buffer);
-      if (options.fua) await this.#commit();
+      if (options.fua) await guestFlush(this.#core, this.#committer);
     });
   }
 
@@ -220,7 +221,7 @@ export class Volume implements BlockDevice {
       this.#core.checkRange('writeZeroes', offset, length);
       this.#core.counters.zeroings++;
       await this.#writer.zero(offset, length);
-      if (options.fua) await this.#commit();
+      if (options.fua) await guestFlush(this.#core, this.#committer);
     });
   }
 
@@ -232,7 +233,7 @@ export class Volume implements BlockDevice {
   flush(): Promise<void> {
     return this.#gate.serve(async () => {
       this.#core.counters.flushes++;
-      await this.#commit();
+      await guestFlush(this.#core, this.#committer);
     });
   }
 
@@ -380,14 +381,6 @@ export class Volume implements BlockDevice {
     this.#core.degrade('failed', 'the daemon died');
     void this.#hydrator.stop();
     void this.#resyncer.stop();
-  }
-
-  /** A strict flush is one only where the backup has answered it. */
-  async #commit(): Promise<void> {
-    const isOnBackup = await this.#committer.commit();
-    if (isOnBackup || this.#through.mode !== 'strict') return;
-    const what = 'flush: the backup has not confirmed it and write-through is strict';
-    throw new BlockError('EIO', what, {op: 'flush'});
   }
 
   #changed(): void {
