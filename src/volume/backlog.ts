@@ -112,8 +112,12 @@ export class Backlog {
   }
 
   maySend(block: number): boolean {
-    if (!this.isBehind(block) || this.#entries.get(block)?.isUnproved === true) return false;
+    if (!this.isBehind(block) || this.isUnproved(block)) return false;
     return !this.#doubtful.has(block) || this.#doubtUntil <= this.#core.environment.clock.now();
+  }
+
+  isUnproved(block: number): boolean {
+    return this.#entries.get(block)?.isUnproved === true;
   }
 
   /** Blocks that were doubtful, are sent and flushed, and must be read back. */

@@ -87,6 +87,8 @@ export class Replacement {
   /** Blocks whose bytes in the new store are not those of the old one. */
   readonly #stale: BlockSet;
   readonly #lost = new Map<number, Span[]>();
+  /** Copied blocks that the old store cannot read: fetched anew. */
+  readonly #unreadableCopies = new Set<number>();
   /** What is in step need not move: the backup is the source, and was there at the beginning. */
   readonly #isWithSource: boolean;
   /** What does not count and is closed at the end. */
@@ -173,7 +175,12 @@ export class Replacement {
   #mustMove(block: number): boolean {
     const {map, through} = this.#core;
     const state = map.get(block);
-    if (state === ABSENT || state === COPIED) return false;
+    if (state === ABSENT) return false;
+    if (state === COPIED) {
+      // A write that failed may change the backup yet: what was read from it stays what it was.
+      const isDoubtful = through.isTracking && through.backlog.isLacking(block);
+      return isDoubtful && !this.#unreadableCopies.has(block);
+    }
     if (this.#core.environment.bugs.has('replace-forgets-backlog') && through.isOn) return false;
     return !this.#isWithSource || !through.isTracking || through.backlog.isLacking(block);
   }
@@ -217,7 +224,9 @@ export class Replacement {
         missing.push(span);
       }
     }
-    if (missing.length > 0) this.#lost.set(block, missing);
+    const isCopy = this.#core.map.get(block) === COPIED;
+    if (missing.length > 0 && isCopy) this.#unreadableCopies.add(block);
+    else if (missing.length > 0) this.#lost.set(block, missing);
     await this.#parts.store.write(offset, bytes);
     this.#copiedBytes += bytes.length;
     this.#parts.onProgress?.(this.#progress());

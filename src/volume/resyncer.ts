@@ -9,6 +9,7 @@
  */
 import {Budget} from '../base/budget.js';
 import {messageOf} from '../base/errors.js';
+import {settleAll} from '../base/settle-all.js';
 import {Signal} from '../base/signal.js';
 import {SECTOR} from '../base/units.js';
 import {ABSENT, COPIED, PARTIAL, ZEROED} from '../map/block-state.js';
@@ -297,21 +298,26 @@ export class Resyncer {
 
   /** Reads doubtful blocks back: what was sent again and flushed must be what is there. */
   async #prove(target: BackupTarget, blocks: readonly number[]): Promise<void> {
-    const {geometry, locks} = this.#core;
-    const {backlog} = this.#through;
-    for (const block of blocks) {
-      const hold = await locks.acquire(geometry.offsetOf(block), geometry.offsetOf(block + 1));
-      try {
-        if (this.#through.target !== target || this.#core.isStopping) return;
-        if (!backlog.unproved().includes(block)) continue;
-        const isEqual = await this.#isEqual(target, block);
-        if (this.#core.isAbandoned) return;
-        backlog.proved(block, isEqual, this.#core.tuning.zombieGraceMs);
-      } finally {
-        hold.release();
-      }
+    for (let index = 0; index < blocks.length; index += DEPTH) {
+      await settleAll(
+        blocks.slice(index, index + DEPTH).map((block) => this.#proveBlock(target, block)),
+      );
     }
     this.#through.commitSoon();
+  }
+
+  async #proveBlock(target: BackupTarget, block: number): Promise<void> {
+    const {geometry, locks, tuning} = this.#core;
+    const {backlog} = this.#through;
+    const hold = await locks.acquire(geometry.offsetOf(block), geometry.offsetOf(block + 1));
+    try {
+      if (this.#through.target !== target || this.#core.isStopping) return;
+      if (!backlog.isUnproved(block)) return;
+      const isEqual = await this.#isEqual(target, block);
+      if (!this.#core.isAbandoned) backlog.proved(block, isEqual, tuning.zombieGraceMs);
+    } finally {
+      hold.release();
+    }
   }
 
   /** What the store cannot read is not proved. */

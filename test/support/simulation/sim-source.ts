@@ -66,6 +66,7 @@ export class SimSource implements Source {
   readonly #content: SourceContent;
   readonly #tools: SimSourceTools;
   #isAway = false;
+  #outages = 0;
   #isClosed = false;
   #waiters: (() => void)[] = [];
 
@@ -82,6 +83,7 @@ export class SimSource implements Source {
   /** Takes the source away, or brings it back and releases everyone who waits. */
   setAway(isAway: boolean): void {
     this.#isAway = isAway;
+    if (isAway) this.#outages++;
     if (isAway) return;
     for (const release of this.#waiters.splice(0)) release();
   }
@@ -90,8 +92,13 @@ export class SimSource implements Source {
     assertRange(offset, buffer.length, this.size);
     const {prng} = this.#tools;
     buffer.fill(0xdd);
+    // The server may have read long before its answer comes; after an outage it is asked again.
+    const early = prng.chance(1, 2) ? new Uint8Array(buffer.length) : undefined;
+    if (early) this.fill(offset, early);
+    const outages = this.#outages;
     await this.#answer('read', offset, buffer.length, options?.signal);
-    this.fill(offset, buffer);
+    if (early && outages === this.#outages && !this.#isAway) buffer.set(early);
+    else this.fill(offset, buffer);
     if (prng.chance(1, 8)) await this.#wait(this.#tools.latency());
   }
 
