@@ -36,8 +36,6 @@ export const SEEDED_BUGS = {
     'An unreadable block is put back from a backup that does not have its last write (breaks I8).',
   'replace-forgets-backlog':
     'A replaced store gets none of the blocks that the backup lacks (breaks I3).',
-  'fetch-survives-replacement':
-    'A fetch begun before the store was replaced is installed in the new one (breaks I4).',
 } as const;
 
 export type SeededBug = keyof typeof SEEDED_BUGS;

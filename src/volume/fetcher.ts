@@ -161,7 +161,6 @@ export class Fetcher {
 
   /** What is under way is not to be installed, nor joined by anyone. */
   disown(): void {
-    if (this.#core.environment.bugs.has('fetch-survives-replacement')) return;
     for (const entry of this.#byBlock.values()) {
       entry.isOutdated = true;
       this.#disowned.add(entry.installed.catch(() => undefined));

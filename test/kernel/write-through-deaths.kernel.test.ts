@@ -20,37 +20,6 @@ import {
 } from '../support/backup-lab.js';
 import {FileBackend, ServerBackend} from '../support/nbd-proxy.js';
 
-attachTest('I8: daemon and supervisor die in the middle of writes', async (t, lab) => {
-  const image = makeImage(lab);
-  const proxy = await startProxy(t, await FileBackend.open(image));
-  const device = await attachThrough(t, lab, proxy.uri);
-  // A backlog from before: written while the backup takes nothing.
-  proxy.fail(['write', 'zero'], 'EIO');
-  await putOk(t, lab, device, 0, blocks(1, 8));
-  await until(t, lab, ({protection}) => protection.behindBlocks >= 8);
-  proxy.heal();
-  proxy.faults.set({delayMs: 5, reorder: true, volatile: true});
-  // Without a flush of its own, so that there always is something that none has covered.
-  const load = ['--offset=16m', '--rw=randwrite', '--fsync=0', '--verify=0'];
-  const fio = startFio(t, lab, device, 30, ...load);
-  await sleep(1500);
-  const {counters} = await lab.status(t, 'vol0');
-  t.true(counters.writes > 8, 'it was busy');
-  await lab.kill(t, 'vol0');
-  t.not(await fio, 0, 'nobody took over');
-  await lab.noDaemon(5000);
-  // With what no flush had covered, and what the memory of both knew to be so.
-  await proxy.powerLoss({fate: 'drop'});
-  t.true(proxy.counts.lost > 0);
-  await lab.ok(t, 'attach', 'vol0');
-  const {protection} = await lab.status(t, 'vol0');
-  t.not(protection.state, 'protected');
-  await lab.ok(t, 'wait', 'vol0', '--in-sync');
-  await proxy.powerLoss({fate: 'drop'});
-  t.deepEqual(proxy.missing('held', 'delayed', 'errors'), []);
-  await assertEqual(t, lab, image, lab.path('store'));
-});
-
 attachTest('I8: five take-overs under fio, through a slow and forgetful backup', async (t, lab) => {
   const image = makeImage(lab);
   const proxy = await startProxy(t, await FileBackend.open(image));

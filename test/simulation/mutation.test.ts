@@ -57,19 +57,12 @@ function busy(config: WorldConfig): WorldConfig {
   };
 }
 
-/** A world whose store is replaced again and again. */
-function replacing(config: WorldConfig): WorldConfig {
-  const {guest} = config;
-  return {...config, guest: {...guest, weights: {...guest.weights, replace: 8, crash: 1}}};
-}
-
 type Adjust = (config: WorldConfig) => WorldConfig;
 
 const unchanged: Adjust = (config) => config;
 
 function worldsFor(bug: SeededBug): Adjust {
   if (OF_THE_VOLUME.has(bug)) return alone;
-  if (bug === 'fetch-survives-replacement') return replacing;
   return OF_THE_BACKUP.has(bug) ? busy : unchanged;
 }
 

@@ -18,7 +18,7 @@ import type {Life, Scheduler} from './scheduler.js';
 import {VolatileStorage, type StorageTools} from './volatile-storage.js';
 
 /** Milliseconds after a cut within which a request of the dead connection may still land. */
-export const ZOMBIE_MAX_MS = 150;
+export const ZOMBIE_MAX_MS = 20;
 
 export interface SimBackupTools {
   readonly scheduler: Scheduler;

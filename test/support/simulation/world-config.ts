@@ -8,7 +8,7 @@ import type {WriteThroughMode} from '../../../src/volume/protection.js';
 import type {SourceContent} from './sim-source.js';
 
 /** Longer than a late write and the slowest disk take together. */
-const ZOMBIE_GRACE_MS = 260;
+const ZOMBIE_GRACE_MS = 60;
 
 export interface WorldConfig {
   readonly geometry: GeometryInput;
